@@ -1,0 +1,67 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Rooms and who may knock on whose door: the dependency lists below are the architecture (Sources/ARCHITECTURE.md
+// draws it). SwiftPM refuses cycles; `.ci/run` also refuses imports that are not declared here.
+
+let swift: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableExperimentalFeature("Lifetimes"),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  // The rooms are small and call each other per packet: let the optimiser see through the walls.
+  .unsafeFlags(["-cross-module-optimization"], .when(configuration: .release)),
+]
+
+// Kernels without optimisation would make debug builds unusable; there is nothing in them to step through.
+let kernels: [CSetting] = [.unsafeFlags(["-O3", "-fno-strict-aliasing"])]
+
+func room(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = ["README.md"]) -> Target {
+  .target(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: swift)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+  .testTarget(
+    name: "\(name)Tests", dependencies: [.byName(name: name)] + dependencies, exclude: exclude,
+    swiftSettings: swift)
+}
+
+func bench(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(
+    name: "bench-\(name)", dependencies: ["Harness"] + dependencies, path: "Bench/\(name)",
+    swiftSettings: swift)
+}
+
+let package = Package(
+  name: "lightpath",
+  targets: [
+    // C that Swift has no way to say, and the libraries it links.
+    .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+    .systemLibrary(name: "CLibsodium", pkgConfig: "libsodium", providers: [.apt(["libsodium-dev"])]),
+    .systemLibrary(name: "CLibsecp256k1", pkgConfig: "libsecp256k1", providers: [.apt(["libsecp256k1-dev"])]),
+    .target(name: "CRing", dependencies: ["CLiburing"], cSettings: kernels),
+    .target(name: "CKernels", cSettings: kernels),
+
+    // The rooms, from the ground up.
+    room("Ground", []),
+    room("Bitcoin", ["Ground", "CKernels"]),
+    room("ErasureCode", ["CKernels"]),
+    room("Wire", ["Ground"]),
+    room("Session", ["Wire", "Ground", "CLibsodium", "CLibsecp256k1"]),
+    room("Uring", ["Ground", "CRing", "CLiburing"]),
+
+    // Real blocks and the ways to load them, for tests and benches.
+    .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),
+    tests("Ground", []),
+    tests("Bitcoin", ["Ground", "RealBlocks"]),
+    tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
+    tests("Session", ["Ground", "Wire"]),
+    tests("Uring", ["Ground"]),
+
+    .target(name: "Harness", dependencies: ["Ground"], path: "Bench/Harness", swiftSettings: swift),
+    bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),
+    bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
+    bench("uring", ["Uring", "Ground", "CRing"]),
+    bench("session", ["Session", "Ground", "CLibsodium"]),
+  ]
+)

@@ -1,0 +1,4 @@
+// Kernels that need SIMD: chosen at run time by CPU feature, each with a portable twin that tests compare against.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
