@@ -49,6 +49,9 @@ let package = Package(
     room("Wire", ["Ground"]),
     room("Session", ["Wire", "Ground", "CLibsodium", "CLibsecp256k1"]),
     room("Uring", ["Ground", "CRing", "CLiburing"]),
+    room(
+      "Relay", ["Bitcoin", "ErasureCode", "Session", "Wire", "Ground"],
+      exclude: ["README.md", "PROTOCOL.md"]),
 
     // Real blocks and the ways to load them, for tests and benches.
     .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),
