@@ -58,6 +58,7 @@ let package = Package(
     tests("Ground", []),
     tests("Bitcoin", ["Ground", "RealBlocks"]),
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
+    tests("Wire", ["Ground"]),
     tests("Session", ["Ground", "Wire"]),
     tests("Uring", ["Ground"]),
 

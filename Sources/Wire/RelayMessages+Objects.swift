@@ -1,0 +1,380 @@
+import Ground
+
+// The messages that carry and steer a block's objects: SKETCH, CHUNK, NEED, HAVE, BLAME, POINT.
+
+/// How a chunk's sender came to send it.
+public struct ChunkFlags: OptionSet, Hashable, Sendable {
+  public var rawValue: UInt8
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+  /// The sender has the whole, checked block.
+  public static let whole = ChunkFlags(rawValue: 1)
+  /// Sent because the receiver asked.
+  public static let asked = ChunkFlags(rawValue: 2)
+}
+
+/// What every SKETCH packet says besides its chunk: the announcement of a block and the chunk's place.
+public struct SketchHead: Hashable, Sendable {
+  public var flags: ChunkFlags
+  public var header: HeaderBytes
+  /// Bytes of the block's serialisation.
+  public var bodyBytes: UInt32
+  public var sketchBytes: UInt32
+  public var transactionCount: UInt32
+  /// Chunk size of the kinds other than the sketch.
+  public var bodyChunkBytes: UInt16
+  /// As the sender has it; a hint.
+  public var height: UInt32
+  /// key4 of the relay that made this chunk.
+  public var maker: UInt32
+  /// How many further sketch chunks the sender means to send this receiver unasked.
+  public var more: UInt16
+  /// How many further body chunks, likewise.
+  public var moreBody: UInt16
+  /// Microseconds since the maker had the block; a measurement, never trusted.
+  public var age: UInt32
+  public var index: UInt32
+
+  public init(
+    flags: ChunkFlags, header: HeaderBytes, bodyBytes: UInt32, sketchBytes: UInt32, transactionCount: UInt32,
+    bodyChunkBytes: UInt16, height: UInt32, maker: UInt32, more: UInt16, moreBody: UInt16, age: UInt32, index: UInt32
+  ) {
+    self.flags = flags
+    self.header = header
+    self.bodyBytes = bodyBytes
+    self.sketchBytes = sketchBytes
+    self.transactionCount = transactionCount
+    self.bodyChunkBytes = bodyChunkBytes
+    self.height = height
+    self.maker = maker
+    self.more = more
+    self.moreBody = moreBody
+    self.age = age
+    self.index = index
+  }
+}
+
+/// SKETCH (1): a chunk of the sketch, and the announcement. Borrows the datagram.
+public struct SketchMessage: ~Escapable {
+  public static let headBytes = 116
+  public static let encodedBytes = headBytes + RelayLimits.sketchChunkBytes
+  /// The longest sketch that a block of the largest size can have (every transaction explicit, with lengths and ids).
+  public static let sketchBytesMax =
+    RelayLimits.bodyBytes + 16 * (RelayLimits.bodyBytes / RelayLimits.transactionBytesMin)
+
+  public var head: SketchHead
+  /// 1,024 bytes.
+  public var chunk: RawSpan
+
+  @_lifetime(copy chunk)
+  @inlinable public init(_ head: SketchHead, chunk: RawSpan) {
+    self.head = head
+    self.chunk = chunk
+  }
+
+  @_lifetime(copy message)
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.sketch)
+    let flags = ChunkFlags(rawValue: try reader.byte("sketch.flags"))
+    let header = HeaderBytes(try reader.take(80, "sketch.header"))
+    let bodyBytes = try reader.number(UInt32.self, in: 82...RelayLimits.bodyBytes, "sketch.bodyBytes")
+    let sketchBytes = try reader.number(UInt32.self, in: 1...Self.sketchBytesMax, "sketch.sketchBytes")
+    let transactions = try reader.number(
+      UInt32.self, in: 1...Swift.max(1, Int(bodyBytes) / RelayLimits.transactionBytesMin), "sketch.transactionCount")
+    let bodyChunkBytes = try reader.number(
+      UInt16.self, in: RelayLimits.chunkBytesMin...RelayLimits.chunkBytes, "sketch.bodyChunkBytes")
+    head = SketchHead(
+      flags: flags, header: header, bodyBytes: bodyBytes, sketchBytes: sketchBytes, transactionCount: transactions,
+      bodyChunkBytes: bodyChunkBytes, height: try reader.integer(UInt32.self, "sketch.height"),
+      maker: try reader.integer(UInt32.self, "sketch.maker"), more: try reader.integer(UInt16.self, "sketch.more"),
+      moreBody: try reader.integer(UInt16.self, "sketch.moreBody"), age: try reader.integer(UInt32.self, "sketch.age"),
+      index: try reader.integer(UInt32.self, "sketch.index"))
+    chunk = try reader.take(RelayLimits.sketchChunkBytes, "sketch.chunk")
+    try reader.end("sketch")
+  }
+
+  /// Writes the message and returns its length; 0 when `out` is too small. A `chunk` shorter than 1,024 bytes (the
+  /// last source chunk) is padded with zeros; a longer one traps.
+  @inlinable public func write(into out: inout MutableRawSpan) -> Int {
+    if out.byteCount < Self.encodedBytes { return 0 }
+    precondition(chunk.byteCount <= RelayLimits.sketchChunkBytes)
+    out.put(RelayMessageType.sketch.rawValue, at: 0)
+    out.put(head.flags.rawValue, at: 1)
+    head.header.store(into: &out, at: 2)
+    out.put(head.bodyBytes, at: 82)
+    out.put(head.sketchBytes, at: 86)
+    out.put(head.transactionCount, at: 90)
+    out.put(head.bodyChunkBytes, at: 94)
+    out.put(head.height, at: 96)
+    out.put(head.maker, at: 100)
+    out.put(head.more, at: 104)
+    out.put(head.moreBody, at: 106)
+    out.put(head.age, at: 108)
+    out.put(head.index, at: 112)
+    out.put(chunk, at: Self.headBytes)
+    for offset in Self.headBytes + chunk.byteCount..<Self.encodedBytes { out.put(UInt8(0), at: offset) }
+    return Self.encodedBytes
+  }
+}
+
+/// CHUNK (2): a chunk of an object other than the sketch. Borrows the datagram.
+public struct ChunkMessage: ~Escapable {
+  public static let headBytes = 20
+
+  /// Never `.sketch`: those chunks travel with their announcement.
+  public var kind: ObjectKind
+  public var flags: ChunkFlags
+  /// The first eight bytes of the block's hash.
+  public var block: UInt64
+  public var maker: UInt32
+  public var more: UInt16
+  public var index: UInt32
+  /// 128 to 1,152 bytes; that it is the object's chunk size is for the receiver to check.
+  public var chunk: RawSpan
+
+  @_lifetime(copy chunk)
+  @inlinable public init(
+    kind: ObjectKind, flags: ChunkFlags, block: UInt64, maker: UInt32, more: UInt16, index: UInt32, chunk: RawSpan
+  ) {
+    self.kind = kind
+    self.flags = flags
+    self.block = block
+    self.maker = maker
+    self.more = more
+    self.index = index
+    self.chunk = chunk
+  }
+
+  @_lifetime(copy message)
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.chunk)
+    let packed = try reader.byte("chunk.kind")
+    guard let kind = ObjectKind(rawValue: packed & 15), kind != .sketch else {
+      throw DecodeError("chunk.kind", at: 1, .outOfRange(value: UInt64(packed & 15), limit: 3))
+    }
+    self.kind = kind
+    flags = ChunkFlags(rawValue: packed >> 4)
+    block = try reader.integer(UInt64.self, "chunk.block")
+    maker = try reader.integer(UInt32.self, "chunk.maker")
+    more = try reader.integer(UInt16.self, "chunk.more")
+    index = try reader.integer(UInt32.self, "chunk.index")
+    let count = reader.remaining
+    if !(RelayLimits.chunkBytesMin...RelayLimits.chunkBytes ~= count) {
+      throw DecodeError("chunk.chunk", at: reader.offset, .outOfRange(value: UInt64(count), limit: 1_152))
+    }
+    chunk = try reader.take(count, "chunk.chunk")
+  }
+
+  public var encodedBytes: Int { Self.headBytes + chunk.byteCount }
+
+  /// Writes the message and returns its length; 0 when `out` is too small. Traps on kind `.sketch`, and on a chunk
+  /// over 1,152 bytes.
+  @inlinable public func write(into out: inout MutableRawSpan) -> Int {
+    let total = Self.headBytes + chunk.byteCount
+    if out.byteCount < total { return 0 }
+    precondition(kind != .sketch && chunk.byteCount <= RelayLimits.chunkBytes)
+    out.put(RelayMessageType.chunk.rawValue, at: 0)
+    out.put(kind.rawValue | (flags.rawValue & 3) << 4, at: 1)
+    out.put(block, at: 2)
+    out.put(maker, at: 10)
+    out.put(more, at: 14)
+    out.put(index, at: 16)
+    out.put(chunk, at: Self.headBytes)
+    return total
+  }
+}
+
+/// NEED (3): "send me `count` more of this kind"; 0 means "nothing more of it, stop".
+public struct NeedMessage: Hashable, Sendable {
+  public struct Flags: OptionSet, Hashable, Sendable {
+    public var rawValue: UInt8
+    @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// The sketch is decoded here.
+    public static let sketchDecoded = Flags(rawValue: 1)
+    /// Source chunks, please: nothing is known here.
+    public static let source = Flags(rawValue: 2)
+  }
+  public static let encodedBytes = 19
+
+  public var block: UInt64
+  public var kind: ObjectKind
+  public var flags: Flags
+  public var count: UInt32
+  /// Low half of the transport counter of the newest packet from the addressee that `count` takes into account: what
+  /// the addressee sent later is still on its way and need not be sent again.
+  public var newestCounter: UInt32
+
+  public init(block: UInt64, kind: ObjectKind, flags: Flags, count: UInt32, newestCounter: UInt32) {
+    self.block = block
+    self.kind = kind
+    self.flags = flags
+    self.count = count
+    self.newestCounter = newestCounter
+  }
+
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.need)
+    block = try reader.integer(UInt64.self, "need.block")
+    kind = try reader.kind("need.kind")
+    flags = Flags(rawValue: try reader.byte("need.flags"))
+    count = try reader.integer(UInt32.self, "need.count")
+    newestCounter = try reader.integer(UInt32.self, "need.newestCounter")
+    try reader.end("need")
+  }
+
+  /// Writes the message and returns its length; 0 when `out` is too small.
+  public func write(into out: inout MutableRawSpan) -> Int {
+    if out.byteCount < Self.encodedBytes { return 0 }
+    out.put(RelayMessageType.need.rawValue, at: 0)
+    out.put(block, at: 1)
+    out.put(kind.rawValue, at: 9)
+    out.put(flags.rawValue, at: 10)
+    out.put(count, at: 11)
+    out.put(newestCounter, at: 15)
+    return Self.encodedBytes
+  }
+}
+
+/// HAVE (4): "this block is complete here", and how sending it went.
+public struct HaveMessage: Hashable, Sendable {
+  public struct Flags: OptionSet, Hashable, Sendable {
+    public var rawValue: UInt8
+    @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// Checked, and handed to the node.
+    public static let checked = Flags(rawValue: 1)
+    /// The sender needed to ask: what it was sent unasked was too little.
+    public static let asked = Flags(rawValue: 2)
+  }
+  public static let encodedBytes = 34
+
+  public var block: UInt64
+  public var flags: Flags
+  /// Chunks of this block that came from the addressee, and that are known to have been lost on the way from it.
+  public var received: UInt32
+  public var lost: UInt32
+  /// Chunks that were of no use.
+  public var useless: UInt32
+  /// Body chunks that the decoder needed, from whomever.
+  public var needed: UInt32
+  /// Bytes and number of the block's transactions that were not in the sender's mempool: what the sender of the block
+  /// learns the miss probability from.
+  public var missingBytes: UInt32
+  public var missingTransactions: UInt32
+
+  public init(
+    block: UInt64, flags: Flags, received: UInt32, lost: UInt32, useless: UInt32, needed: UInt32, missingBytes: UInt32,
+    missingTransactions: UInt32
+  ) {
+    self.block = block
+    self.flags = flags
+    self.received = received
+    self.lost = lost
+    self.useless = useless
+    self.needed = needed
+    self.missingBytes = missingBytes
+    self.missingTransactions = missingTransactions
+  }
+
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.have)
+    block = try reader.integer(UInt64.self, "have.block")
+    flags = Flags(rawValue: try reader.byte("have.flags"))
+    received = try reader.integer(UInt32.self, "have.received")
+    lost = try reader.integer(UInt32.self, "have.lost")
+    useless = try reader.integer(UInt32.self, "have.useless")
+    needed = try reader.integer(UInt32.self, "have.needed")
+    missingBytes = try reader.number(UInt32.self, in: 0...RelayLimits.bodyBytes, "have.missingBytes")
+    missingTransactions = try reader.number(
+      UInt32.self, in: 0...RelayLimits.bodyBytes / RelayLimits.transactionBytesMin, "have.missingTransactions")
+    try reader.end("have")
+  }
+
+  /// Writes the message and returns its length; 0 when `out` is too small.
+  public func write(into out: inout MutableRawSpan) -> Int {
+    if out.byteCount < Self.encodedBytes { return 0 }
+    out.put(RelayMessageType.have.rawValue, at: 0)
+    out.put(block, at: 1)
+    out.put(flags.rawValue, at: 9)
+    out.put(received, at: 10)
+    out.put(lost, at: 14)
+    out.put(useless, at: 18)
+    out.put(needed, at: 22)
+    out.put(missingBytes, at: 26)
+    out.put(missingTransactions, at: 30)
+    return Self.encodedBytes
+  }
+}
+
+/// BLAME (13): a chunk that the addressee delivered proved wrong.
+public struct BlameMessage: Hashable, Sendable {
+  public static let encodedBytes = 18
+
+  public var block: UInt64
+  public var kind: ObjectKind
+  public var index: UInt32
+  public var maker: UInt32
+
+  public init(block: UInt64, kind: ObjectKind, index: UInt32, maker: UInt32) {
+    self.block = block
+    self.kind = kind
+    self.index = index
+    self.maker = maker
+  }
+
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.blame)
+    block = try reader.integer(UInt64.self, "blame.block")
+    kind = try reader.kind("blame.kind")
+    index = try reader.integer(UInt32.self, "blame.index")
+    maker = try reader.integer(UInt32.self, "blame.maker")
+    try reader.end("blame")
+  }
+
+  /// Writes the message and returns its length; 0 when `out` is too small.
+  public func write(into out: inout MutableRawSpan) -> Int {
+    if out.byteCount < Self.encodedBytes { return 0 }
+    out.put(RelayMessageType.blame.rawValue, at: 0)
+    out.put(block, at: 1)
+    out.put(kind.rawValue, at: 9)
+    out.put(index, at: 10)
+    out.put(maker, at: 14)
+    return Self.encodedBytes
+  }
+}
+
+/// POINT (14): the answer to BLAME, naming the neighbour that the chunk came from.
+public struct PointMessage: Hashable, Sendable {
+  public static let encodedBytes = 22
+
+  public var blame: BlameMessage
+  /// key4 of the neighbour that the answering relay had the chunk from, or its own.
+  public var source: UInt32
+
+  public init(blame: BlameMessage, source: UInt32) {
+    self.blame = blame
+    self.source = source
+  }
+
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.point)
+    blame = BlameMessage(
+      block: try reader.integer(UInt64.self, "point.block"), kind: try reader.kind("point.kind"),
+      index: try reader.integer(UInt32.self, "point.index"), maker: try reader.integer(UInt32.self, "point.maker"))
+    source = try reader.integer(UInt32.self, "point.source")
+    try reader.end("point")
+  }
+
+  /// Writes the message and returns its length; 0 when `out` is too small.
+  public func write(into out: inout MutableRawSpan) -> Int {
+    if out.byteCount < Self.encodedBytes { return 0 }
+    _ = blame.write(into: &out)
+    out.put(RelayMessageType.point.rawValue, at: 0)
+    out.put(source, at: 18)
+    return Self.encodedBytes
+  }
+}
