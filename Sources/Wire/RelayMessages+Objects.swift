@@ -237,6 +237,46 @@ public struct NeedMessage: Hashable, Sendable {
   }
 }
 
+/// Numbers of transactions by size. Receivers lack large transactions for other reasons than small ones (policy, relay
+/// that takes longer), so what is lacked is counted and predicted by class.
+public struct SizeClassCounts: Hashable, Sendable {
+  /// Below 1,152 bytes; below 4,608; below 18,432; the rest.
+  public var tiny, small, medium, large: UInt32
+
+  public init(tiny: UInt32 = 0, small: UInt32 = 0, medium: UInt32 = 0, large: UInt32 = 0) {
+    (self.tiny, self.small, self.medium, self.large) = (tiny, small, medium, large)
+  }
+
+  /// The class, 0 to 3, of a transaction of this many bytes.
+  @inlinable public static func index(bytes: Int) -> Int {
+    bytes < 4_608 ? (bytes < 1_152 ? 0 : 1) : (bytes < 18_432 ? 2 : 3)
+  }
+
+  /// Traps outside 0 ..< 4.
+  @inlinable public subscript(i: Int) -> UInt32 {
+    get {
+      switch i {
+      case 0: tiny
+      case 1: small
+      case 2: medium
+      case 3: large
+      default: preconditionFailure("no such size class")
+      }
+    }
+    set {
+      switch i {
+      case 0: tiny = newValue
+      case 1: small = newValue
+      case 2: medium = newValue
+      case 3: large = newValue
+      default: preconditionFailure("no such size class")
+      }
+    }
+  }
+
+  public var total: Int { Int(tiny) + Int(small) + Int(medium) + Int(large) }
+}
+
 /// HAVE (4): "this block is complete here", and how sending it went.
 public struct HaveMessage: Hashable, Sendable {
   public struct Flags: OptionSet, Hashable, Sendable {
@@ -247,7 +287,7 @@ public struct HaveMessage: Hashable, Sendable {
     /// The sender needed to ask: what it was sent unasked was too little.
     public static let asked = Flags(rawValue: 2)
   }
-  public static let encodedBytes = 34
+  public static let encodedBytes = 46
 
   public var block: UInt64
   public var flags: Flags
@@ -258,14 +298,14 @@ public struct HaveMessage: Hashable, Sendable {
   public var useless: UInt32
   /// Body chunks that the decoder needed, from whomever.
   public var needed: UInt32
-  /// Bytes and number of the block's transactions that were not in the sender's mempool: what the sender of the block
-  /// learns the miss probability from.
+  /// Bytes and numbers of the block's transactions that were neither in the sender's mempool nor explicit in the sketch:
+  /// what the sender of the block learns the miss probability from.
   public var missingBytes: UInt32
-  public var missingTransactions: UInt32
+  public var missing: SizeClassCounts
 
   public init(
     block: UInt64, flags: Flags, received: UInt32, lost: UInt32, useless: UInt32, needed: UInt32, missingBytes: UInt32,
-    missingTransactions: UInt32
+    missing: SizeClassCounts
   ) {
     self.block = block
     self.flags = flags
@@ -274,7 +314,7 @@ public struct HaveMessage: Hashable, Sendable {
     self.useless = useless
     self.needed = needed
     self.missingBytes = missingBytes
-    self.missingTransactions = missingTransactions
+    self.missing = missing
   }
 
   public init(parsing message: RawSpan) throws(DecodeError) {
@@ -287,8 +327,12 @@ public struct HaveMessage: Hashable, Sendable {
     useless = try reader.integer(UInt32.self, "have.useless")
     needed = try reader.integer(UInt32.self, "have.needed")
     missingBytes = try reader.number(UInt32.self, in: 0...RelayLimits.bodyBytes, "have.missingBytes")
-    missingTransactions = try reader.number(
-      UInt32.self, in: 0...RelayLimits.bodyBytes / RelayLimits.transactionBytesMin, "have.missingTransactions")
+    let limit = RelayLimits.bodyBytes / RelayLimits.transactionBytesMin
+    missing = SizeClassCounts(
+      tiny: try reader.number(UInt32.self, in: 0...limit, "have.missing"),
+      small: try reader.number(UInt32.self, in: 0...limit, "have.missing"),
+      medium: try reader.number(UInt32.self, in: 0...limit, "have.missing"),
+      large: try reader.number(UInt32.self, in: 0...limit, "have.missing"))
     try reader.end("have")
   }
 
@@ -303,7 +347,10 @@ public struct HaveMessage: Hashable, Sendable {
     out.put(useless, at: 18)
     out.put(needed, at: 22)
     out.put(missingBytes, at: 26)
-    out.put(missingTransactions, at: 30)
+    out.put(missing.tiny, at: 30)
+    out.put(missing.small, at: 34)
+    out.put(missing.medium, at: 38)
+    out.put(missing.large, at: 42)
     return Self.encodedBytes
   }
 }

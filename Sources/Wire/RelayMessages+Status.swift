@@ -35,6 +35,21 @@ public struct StatusRow: Hashable, Sendable {
     self.delay = delay
     self.flags = flags
   }
+
+  init(_ rows: RawSpan, _ i: Int) {
+    let at = i * Self.encodedBytes
+    precondition(i >= 0 && at + Self.encodedBytes <= rows.byteCount)
+    unsafe self.init(
+      neighbour: UInt32(littleEndian: rows.unsafeLoadUnaligned(fromUncheckedByteOffset: at, as: UInt32.self)),
+      delay: UInt32(littleEndian: rows.unsafeLoadUnaligned(fromUncheckedByteOffset: at + 4, as: UInt32.self)),
+      flags: Flags(rawValue: rows.unsafeLoad(fromUncheckedByteOffset: at + 8, as: UInt8.self)))
+  }
+
+  func store(into out: inout MutableRawSpan, at offset: Int) {
+    out.put(neighbour, at: offset)
+    out.put(delay, at: offset + 4)
+    out.put(flags.rawValue, at: offset + 8)
+  }
 }
 
 /// What STATUS says besides its rows.
@@ -110,14 +125,7 @@ public struct StatusMessage: ~Escapable {
   public var rowCount: Int { rows.byteCount / StatusRow.encodedBytes }
 
   /// Traps outside 0 ..< `rowCount`.
-  public func row(_ i: Int) -> StatusRow {
-    precondition(i >= 0 && i < rowCount)
-    let at = i * StatusRow.encodedBytes
-    return unsafe StatusRow(
-      neighbour: UInt32(littleEndian: rows.unsafeLoadUnaligned(fromUncheckedByteOffset: at, as: UInt32.self)),
-      delay: UInt32(littleEndian: rows.unsafeLoadUnaligned(fromUncheckedByteOffset: at + 4, as: UInt32.self)),
-      flags: StatusRow.Flags(rawValue: rows.unsafeLoad(fromUncheckedByteOffset: at + 8, as: UInt8.self)))
-  }
+  public func row(_ i: Int) -> StatusRow { StatusRow(rows, i) }
 
   /// Writes the message and returns its length; 0 when `out` is too small. Rows beyond 64 are left out.
   public static func write(_ head: StatusHead, rows: Span<StatusRow>, into out: inout MutableRawSpan) -> Int {
@@ -137,11 +145,50 @@ public struct StatusMessage: ~Escapable {
     out.put(head.observed, at: 87)
     out.put(UInt8(count), at: 91)
     for i in 0..<count {
-      let at = headBytes + i * StatusRow.encodedBytes
-      out.put(rows[i].neighbour, at: at)
-      out.put(rows[i].delay, at: at + 4)
-      out.put(rows[i].flags.rawValue, at: at + 8)
+      rows[i].store(into: &out, at: headBytes + i * StatusRow.encodedBytes)
     }
+    return total
+  }
+}
+
+/// MAP (16): the links of a relay further away, passed on by those that hear its STATUS. Borrows the datagram.
+public struct MapMessage: ~Escapable {
+  public static let headBytes = 10
+
+  /// key4 of the relay whose links these are.
+  public var origin: UInt32
+  /// Counted up by the relay that first passed the rows on; compared modulo 2^32.
+  public var sequence: UInt32
+  @usableFromInline var rows: RawSpan
+
+  @_lifetime(copy message)
+  public init(parsing message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.expect(.map)
+    origin = try reader.integer(UInt32.self, "map.origin")
+    sequence = try reader.integer(UInt32.self, "map.sequence")
+    let count = try reader.number(UInt8.self, in: 0...RelayLimits.statusRows, "map.rows")
+    rows = try reader.take(Int(count) * StatusRow.encodedBytes, "map.rows")
+    try reader.end("map")
+  }
+
+  public var rowCount: Int { rows.byteCount / StatusRow.encodedBytes }
+
+  /// Traps outside 0 ..< `rowCount`.
+  public func row(_ i: Int) -> StatusRow { StatusRow(rows, i) }
+
+  /// Writes the message and returns its length; 0 when `out` is too small. Rows beyond 64 are left out.
+  public static func write(
+    origin: UInt32, sequence: UInt32, rows: Span<StatusRow>, into out: inout MutableRawSpan
+  ) -> Int {
+    let count = min(rows.count, RelayLimits.statusRows)
+    let total = headBytes + count * StatusRow.encodedBytes
+    if out.byteCount < total { return 0 }
+    out.put(RelayMessageType.map.rawValue, at: 0)
+    out.put(origin, at: 1)
+    out.put(sequence, at: 5)
+    out.put(UInt8(count), at: 9)
+    for i in 0..<count { rows[i].store(into: &out, at: headBytes + i * StatusRow.encodedBytes) }
     return total
   }
 }

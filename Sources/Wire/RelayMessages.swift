@@ -22,13 +22,14 @@ public enum RelayMessageType: UInt8, Sendable, CaseIterable {
   case blame = 13
   case point = 14
   case journey = 15
+  case map = 16
 
   /// Reads byte 0.
   @inlinable public init(of message: RawSpan) throws(DecodeError) {
     if message.byteCount == 0 { throw DecodeError("type", at: 0, .truncated(needed: 1, available: 0)) }
     let byte = unsafe message.unsafeLoad(fromUncheckedByteOffset: 0, as: UInt8.self)
     guard let type = RelayMessageType(rawValue: byte) else {
-      throw DecodeError("type", at: 0, .outOfRange(value: UInt64(byte), limit: 15))
+      throw DecodeError("type", at: 0, .outOfRange(value: UInt64(byte), limit: 16))
     }
     self = type
   }

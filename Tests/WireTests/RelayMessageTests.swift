@@ -54,7 +54,7 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
       encode {
         HaveMessage(
           block: 9, flags: [.checked], received: 1, lost: 2, useless: 3, needed: 4, missingBytes: 5,
-          missingTransactions: 6
+          missing: SizeClassCounts(tiny: 6, small: 7, medium: 8, large: 9)
         ).write(into: &$0)
       }
     ),
@@ -91,6 +91,7 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
     ),
     (.blame, encode { blame.write(into: &$0) }),
     (.point, encode { PointMessage(blame: blame, source: 8).write(into: &$0) }),
+    (.map, encode { MapMessage.write(origin: 5, sequence: 6, rows: rows.span, into: &$0) }),
     (.journey, encode { JourneyMessage.write(chunk.span.bytes.extracting(0..<1_100), into: &$0) }),
   ]
 }
@@ -149,6 +150,10 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
   case .point:
     let m = try PointMessage(parsing: span)
     return encode { m.write(into: &$0) }
+  case .map:
+    let m = try MapMessage(parsing: span)
+    let rows = (0..<m.rowCount).map { m.row($0) }
+    return encode { MapMessage.write(origin: m.origin, sequence: m.sequence, rows: rows.span, into: &$0) }
   case .journey:
     let m = try JourneyMessage(parsing: span)
     return encode { JourneyMessage.write(m.records, into: &$0) }
@@ -228,7 +233,7 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     var accepted = 0
     for _ in 0..<50_000 {
       var bytes = random.bytes(1 + random.below(200))
-      bytes[0] = UInt8(random.below(17))
+      bytes[0] = UInt8(random.below(18))
       if let type = try? RelayMessageType(of: bytes.span.bytes), (try? reencode(bytes, as: type)) != nil {
         accepted += 1
       }
@@ -256,6 +261,7 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     refused(.chunk, 1, 1, [4], "chunk.kind")
     refused(.need, 2, 9, [4], "need.kind")
     refused(.have, 3, 26, [255, 255, 255, 255], "have.missingBytes")
+    refused(.have, 3, 42, [255, 255, 255, 255], "have.missing")
     refused(.status, 4, 2, [3], "status.readiness")
     refused(.status, 4, 85, [255, 0], "status.burst")
     refused(.status, 4, 91, [65], "status.rows")
@@ -285,11 +291,11 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
         encode {
           HaveMessage(
             block: 1, flags: [.checked, .asked], received: 2, lost: 3, useless: 4, needed: 5, missingBytes: 6,
-            missingTransactions: 7
+            missing: SizeClassCounts(tiny: 7, small: 8, medium: 9, large: 10)
           ).write(into: &$0)
         })
         == "04" + "0100000000000000" + "03" + "02000000" + "03000000" + "04000000" + "05000000" + "06000000"
-        + "07000000")
+        + "07000000" + "08000000" + "09000000" + "0a000000")
     let chunk = [UInt8](repeating: 0xCC, count: 128)
     #expect(
       Hex.encode(
