@@ -52,6 +52,7 @@ let package = Package(
     room(
       "Relay", ["Bitcoin", "ErasureCode", "Session", "Wire", "Ground"],
       exclude: ["README.md", "PROTOCOL.md"]),
+    room("Topology", ["Ground", "CLibsecp256k1"]),
 
     // Real blocks and the ways to load them, for tests and benches.
     .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),
@@ -61,6 +62,7 @@ let package = Package(
     tests("Wire", ["Ground"]),
     tests("Session", ["Ground", "Wire"]),
     tests("Uring", ["Ground"]),
+    tests("Topology", ["Ground"]),
 
     .target(name: "Harness", dependencies: ["Ground"], path: "Bench/Harness", swiftSettings: swift),
     bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),
