@@ -45,7 +45,7 @@ let package = Package(
     // The rooms, from the ground up.
     room("Ground", []),
     room("Bitcoin", ["Ground", "CKernels"]),
-    room("ErasureCode", ["CKernels"]),
+    room("ErasureCode", ["CKernels"], exclude: ["README.md", "CODE.md"]),
     room("Wire", ["Ground"]),
     room("Session", ["Wire", "Ground", "CLibsodium", "CLibsecp256k1"]),
     room("Uring", ["Ground", "CRing", "CLiburing"]),

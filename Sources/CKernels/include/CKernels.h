@@ -3,3 +3,4 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "sha256.h"
+#include "gf16.h"

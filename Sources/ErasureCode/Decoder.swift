@@ -1,0 +1,524 @@
+import CKernels
+
+/// Rebuilds an object from known byte ranges, source chunks and repair chunks, in whatever order they come.
+///
+/// Every column of 16-bit symbols is a codeword of its own: with u symbols unknown in the worst column, u repair chunks
+/// complete the object, however many chunks the unknown bytes touch. `work` keeps the repair chunks' syndromes up to
+/// date between packets; `finish` then only solves what is left (CODE.md).
+///
+/// Memory: at most 8 × the object + 16 batches of 256 chunks + 0.5 MB, all of it set aside by `init` or a larger
+/// `reset` and touched only as needed. Calls for a packet allocate nothing.
+public struct Decoder: ~Copyable, @unchecked Sendable {
+  public private(set) var shape: ObjectShape
+  public let kernel: Kernel
+  /// Told bytes in natural order; zero where not told, until solved.
+  var data = AlignedBytes()
+  var coverage: Coverage
+  var spectrum: Spectrum
+  /// Bytes told since the transform was begun.
+  var late: LateRanges
+  /// Blocks told since then, or that a withdrawal or a full list makes the transform miss.
+  private var lateBlocks = 0
+  /// Blocks that the transform covers.
+  private var baseBlocks = 0
+  /// Rows can't be brought up to date from the transform and the list: the transform must be made anew.
+  private var mustTransform = false
+  private var solved = false
+
+  // Repair chunks in order of arrival.
+  private var raw = AlignedBytes()
+  var syndromes = AlignedBytes()
+  /// Points of the repair chunks held.
+  private var pointStore = AlignedBytes()
+  /// For each: entries of `late` in its syndrome, -1 for no syndrome yet.
+  private var appliedStore = AlignedBytes()
+  private var heldBits = AlignedBytes(65_536 / 8)
+  /// Repair chunks held.
+  public private(set) var repairsHeld = 0
+  /// Some syndrome was made since the list was cleared.
+  private var anySyndrome = false
+  private var sourceBits = AlignedBytes(ObjectShape.maxSourceChunks / 8)
+  var solver = Solver()
+
+  public init(_ shape: ObjectShape, kernel: Kernel = .best) {
+    self.shape = shape
+    self.kernel = kernel
+    coverage = Coverage(shape)
+    spectrum = Spectrum(shape, kernel: kernel)
+    late = LateRanges()
+    prepareMemory()
+  }
+
+  /// Starts on another object with the memory there is; allocates only for a larger one.
+  public mutating func reset(_ shape: ObjectShape) {
+    self.shape = shape
+    coverage.reset(shape)
+    spectrum.reset(shape)
+    prepareMemory()
+  }
+
+  private mutating func prepareMemory() {
+    let bytes = shape.paddedByteCount
+    data.reserve(bytes)
+    data.zero(0..<bytes)
+    raw.reserve(bytes)
+    syndromes.reserve(bytes)
+    pointStore.reserve(shape.sourceCount * 4)
+    appliedStore.reserve(shape.sourceCount * 4)
+    heldBits.zero(0..<heldBits.count)
+    sourceBits.zero(0..<sourceBits.count)
+    solver.reserve(shape)
+    late.clear()
+    lateBlocks = 0
+    baseBlocks = 0
+    mustTransform = false
+    solved = false
+    repairsHeld = 0
+    anySyndrome = false
+  }
+
+  var points: UnsafeMutablePointer<UInt32> { pointStore.bound(to: UInt32.self) }
+  private var applied: UnsafeMutablePointer<Int32> { appliedStore.bound(to: Int32.self) }
+
+  // MARK: What is there
+
+  /// How many more repair chunks, whichever they are, complete the object: exact.
+  public var needed: Int {
+    mutating get { solved ? 0 : max(0, coverage.mostUnknown() - repairsHeld) }
+  }
+
+  /// The most unknown 16-bit symbols in any column: `needed` without the repair chunks held.
+  public var mostUnknown: Int { mutating get { coverage.mostUnknown() } }
+
+  /// The object is whole, all told or solved.
+  public var isComplete: Bool { solved || coverage.unknownSymbols == 0 }
+
+  /// All bytes of this source chunk are there.
+  public func isPresent(chunk: Int) -> Bool {
+    chunk >= 0 && chunk < shape.sourceCount && (solved || coverage.unknown(inChunk: chunk) == 0)
+  }
+
+  /// Is this repair chunk held?
+  public func holdsRepair(_ index: Int) -> Bool {
+    index >= 0 && index < shape.repairCount && heldBit(shape.points + index)
+  }
+
+  /// The object's bytes, `shape.byteCount` of them; zero where unknown, as long as it is not complete.
+  public var bytes: RawSpan {
+    @_lifetime(borrow self) borrowing get {
+      let span = unsafe RawSpan(_unsafeStart: UnsafeRawPointer(data.base), byteCount: shape.byteCount)
+      return unsafe _overrideLifetime(span, borrowing: self)
+    }
+  }
+
+  /// A source chunk as sent on the wire, padded with zeros.
+  /// - Throws: `ErasureError.indexOutOfRange`; `.incomplete` if a byte of it is missing.
+  @_lifetime(borrow self)
+  public borrowing func sourceChunk(_ index: Int) throws(ErasureError) -> RawSpan {
+    guard index >= 0, index < shape.sourceCount else {
+      throw .indexOutOfRange(index: index, limit: shape.sourceCount)
+    }
+    guard isPresent(chunk: index) else { throw .incomplete }
+    let span = unsafe RawSpan(
+      _unsafeStart: UnsafeRawPointer(data.base + index * shape.chunkSize), byteCount: shape.chunkSize)
+    return unsafe _overrideLifetime(span, borrowing: self)
+  }
+
+  /// A held repair chunk, as received; `slot` counts from 0 to `repairsHeld` in order of arrival.
+  @_lifetime(borrow self)
+  public borrowing func heldRepair(_ slot: Int) -> RawSpan {
+    precondition(slot >= 0 && slot < repairsHeld)
+    let span = unsafe RawSpan(
+      _unsafeStart: UnsafeRawPointer(raw.base + slot * shape.chunkSize), byteCount: shape.chunkSize)
+    return unsafe _overrideLifetime(span, borrowing: self)
+  }
+
+  /// The index of the repair chunk in `slot`.
+  public func heldRepairIndex(_ slot: Int) -> Int {
+    precondition(slot >= 0 && slot < repairsHeld)
+    return Int(points[slot]) - shape.points
+  }
+
+  // MARK: Data coming in
+
+  /// Tells that the object has `bytes` at `range`. Bytes told before must agree.
+  /// - Throws: `ErasureError.rangeOutOfBounds`; `.contradictsKnown`, and then nothing of the range is stored.
+  public mutating func addKnown(_ range: Range<Int>, _ bytes: RawSpan) throws(ErasureError) {
+    guard range.lowerBound >= 0, range.upperBound <= shape.byteCount, bytes.byteCount == range.count else {
+      throw .rangeOutOfBounds(lower: range.lowerBound, upper: range.upperBound, limit: shape.byteCount)
+    }
+    if range.isEmpty { return }
+    let conflict = bytes.withUnsafeBytes { store(range, $0.baseAddress!.assumingMemoryBound(to: UInt8.self)) }
+    if let conflict { throw .contradictsKnown(byte: conflict) }
+  }
+
+  /// A source chunk from the network, `chunkSize` bytes; the last one padded with zeros, or only as long as its bytes.
+  /// - Throws: `ErasureError.indexOutOfRange`, `.wrongSize`, `.paddingNotZero`, `.duplicateSource`,
+  ///   `.contradictsKnown`.
+  public mutating func addSource(_ index: Int, _ bytes: RawSpan) throws(ErasureError) {
+    guard index >= 0, index < shape.sourceCount else {
+      throw .indexOutOfRange(index: index, limit: shape.sourceCount)
+    }
+    let range = shape.range(ofChunk: index)
+    guard bytes.byteCount == shape.chunkSize || bytes.byteCount == range.count else {
+      throw .wrongSize(bytes: bytes.byteCount, expected: shape.chunkSize)
+    }
+    for i in range.count..<bytes.byteCount where unsafe bytes.unsafeLoad(fromByteOffset: i, as: UInt8.self) != 0 {
+      throw .paddingNotZero(byte: i)
+    }
+    let wasThere = coverage.contains(range)
+    try addKnown(range, bytes.extracting(0..<range.count))
+    sourceBits.base[index / 8] |= 1 << UInt8(index % 8)
+    if wasThere { throw .duplicateSource(index: index) }
+  }
+
+  /// Part of a source chunk: `bytes` at byte `offset` of chunk `index`.
+  /// - Throws: `ErasureError.indexOutOfRange`, `.rangeOutOfBounds`, `.contradictsKnown`.
+  public mutating func addPartialSource(_ index: Int, at offset: Int, _ bytes: RawSpan) throws(ErasureError) {
+    guard index >= 0, index < shape.sourceCount else {
+      throw .indexOutOfRange(index: index, limit: shape.sourceCount)
+    }
+    let range = shape.range(ofChunk: index)
+    guard offset >= 0, bytes.byteCount <= range.count, offset <= range.count - bytes.byteCount else {
+      throw .rangeOutOfBounds(lower: offset, upper: offset &+ bytes.byteCount, limit: range.count)
+    }
+    let start = range.lowerBound + offset
+    try addKnown(start..<start + bytes.byteCount, bytes)
+    sourceBits.base[index / 8] |= 1 << UInt8(index % 8)
+  }
+
+  /// A repair chunk. Its syndrome is brought up to date at once if `work` has prepared for it.
+  /// - Throws: `ErasureError.indexOutOfRange`, `.wrongSize`, `.duplicateRepair`, `.contradictsRepair`,
+  ///   `.repairStoreFull`.
+  public mutating func addRepair(_ index: Int, _ bytes: RawSpan) throws(ErasureError) {
+    guard index >= 0, index < shape.repairCount else {
+      throw .indexOutOfRange(index: index, limit: shape.repairCount)
+    }
+    guard bytes.byteCount == shape.chunkSize else {
+      throw .wrongSize(bytes: bytes.byteCount, expected: shape.chunkSize)
+    }
+    let x = shape.points + index
+    if heldBit(x) {
+      if holdsSame(x, bytes) { throw .duplicateRepair(index: index) }
+      throw .contradictsRepair(index: index)
+    }
+    guard repairsHeld < shape.sourceCount else { throw .repairStoreFull(limit: shape.sourceCount) }
+    let slot = repairsHeld
+    bytes.withUnsafeBytes {
+      UnsafeMutableRawPointer(raw.base + slot * shape.chunkSize)
+        .copyMemory(from: $0.baseAddress!, byteCount: shape.chunkSize)
+    }
+    points[slot] = UInt32(x)
+    applied[slot] = -1
+    heldBits.base[x / 8] |= 1 << UInt8(x % 8)
+    repairsHeld += 1
+    if canSync, canMakeRow(x), late.blocks <= Work.slice / 4 { sync(slot) }
+  }
+
+  private func heldBit(_ x: Int) -> Bool { heldBits.base[x / 8] >> UInt8(x % 8) & 1 == 1 }
+
+  private func holdsSame(_ x: Int, _ bytes: RawSpan) -> Bool {
+    var slot = 0
+    while points[slot] != UInt32(x) { slot += 1 }
+    let held = UnsafeRawBufferPointer(start: raw.base + slot * shape.chunkSize, count: shape.chunkSize)
+    return bytes.withUnsafeBytes { $0.elementsEqual(held) }
+  }
+
+  /// Takes back what was told about `range`: its bytes are unknown again. An object that was solved is not any more.
+  /// - Throws: `ErasureError.rangeOutOfBounds`.
+  public mutating func withdraw(_ range: Range<Int>) throws(ErasureError) {
+    guard range.lowerBound >= 0, range.upperBound <= shape.byteCount else {
+      throw .rangeOutOfBounds(lower: range.lowerBound, upper: range.upperBound, limit: shape.byteCount)
+    }
+    unsolve()
+    if range.isEmpty || !coverage.overlaps(range) { return }
+    coverage.remove(range)
+    data.zero(range)
+    // Syndromes, list and transform hold bytes that are gone: make them anew from what is left.
+    late.clear()
+    spectrum.clear()
+    forgetSyndromes()
+    baseBlocks = 0
+    lateBlocks = (shape.sourceCount * shape.columns - coverage.unknownSymbols) / 32
+    mustTransform = !shape.isDirect
+  }
+
+  /// Forgets the solution; what was told stays.
+  private mutating func unsolve() {
+    if !solved { return }
+    solved = false
+    eachUntoldRun { decoder, range in decoder.data.zero(range) }
+  }
+
+  private mutating func eachUntoldRun(_ body: (inout Decoder, Range<Int>) -> Void) {
+    for chunk in 0..<shape.sourceCount where coverage.unknown(inChunk: chunk) > 0 {
+      let range = shape.range(ofChunk: chunk)
+      var at = range.lowerBound
+      while at < range.upperBound {
+        let run = coverage.run(from: at, limit: range.upperBound)
+        if !run.told { body(&self, run.range) }
+        at = run.range.upperBound
+      }
+    }
+  }
+
+  /// Stores bytes not told before; the first one that contradicts, in which case nothing is stored.
+  private mutating func store(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) -> Int? {
+    if !coverage.overlaps(range) {
+      unsolveFor(range)
+      storeNew(range, bytes)
+      return nil
+    }
+    var at = range.lowerBound
+    var hasNew = false
+    while at < range.upperBound {
+      let run = coverage.run(from: at, limit: range.upperBound)
+      if run.told {
+        for i in run.range where data.base[i] != bytes[i - range.lowerBound] { return i }
+      } else {
+        hasNew = true
+      }
+      at = run.range.upperBound
+    }
+    if !hasNew { return nil }
+    unsolveFor(range)
+    at = range.lowerBound
+    while at < range.upperBound {
+      let run = coverage.run(from: at, limit: range.upperBound)
+      if !run.told { storeNew(run.range, bytes + (run.range.lowerBound - range.lowerBound)) }
+      at = run.range.upperBound
+    }
+    return nil
+  }
+
+  /// New bytes after the object was solved: it may have been solved wrong, so it is solved again with them.
+  private mutating func unsolveFor(_ range: Range<Int>) { unsolve() }
+
+  private mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
+    (data.base + range.lowerBound).update(from: bytes, count: range.count)
+    coverage.insert(range)
+    // Strips that a running transform has yet to reach will include the bytes.
+    let limit = spectrum.state == .building ? spectrum.strip * 64 : shape.chunkSize
+    if shape.isDirect && !anySyndrome { return }
+    var at = range.lowerBound
+    while at < range.upperBound {
+      let chunk = at / shape.chunkSize
+      let start = chunk * shape.chunkSize
+      let from = at - start
+      at = min(range.upperBound, start + shape.chunkSize)
+      let to = min(at - start, limit)
+      if from >= to { continue }
+      lateBlocks += (to + 63) / 64 - from / 64
+      if mustTransform || late.append(chunk: chunk, from: from, to: to) { continue }
+      late.clear()
+      forgetSyndromes()
+      mustTransform = !shape.isDirect
+    }
+  }
+
+  // MARK: Work between packets
+
+  private mutating func forgetSyndromes() {
+    for slot in 0..<repairsHeld { applied[slot] = -1 }
+    anySyndrome = false
+  }
+
+  /// Nothing stands in the way of making syndromes but rows of the transform.
+  private var canSync: Bool { !mustTransform && spectrum.state != .building }
+
+  private func canMakeRow(_ x: Int) -> Bool {
+    shape.isDirect || spectrum.state == .empty || spectrum.isReady(x)
+  }
+
+  /// Multiplications to make the transform and the rows that are held or to come.
+  private mutating func transformCost() -> Int {
+    let rows = repairsHeld + needed
+    return shape.strips * (shape.transformBlocks + rows * 12 + shape.points)
+  }
+
+  /// Is the transform out of date by so much that making it anew is cheaper than adding the late ranges row by row?
+  private mutating func isTransformOutdated() -> Bool {
+    if shape.isDirect { return false }
+    return mustTransform || lateBlocks * (repairsHeld + needed) > transformCost()
+  }
+
+  /// Should it be made now? Not while so much more is to come that it would be outdated again soon: what is left to
+  /// come must be cheap to add row by row, or else be less than what the new transform adds, so that the number of
+  /// transforms stays logarithmic.
+  private mutating func isTransformDue() -> Bool {
+    guard isTransformOutdated() else { return false }
+    let rows = repairsHeld + needed
+    let unknownBlocks = coverage.unknownSymbols / 32
+    return needed * rows * shape.strips <= transformCost() || lateBlocks >= max(baseBlocks, unknownBlocks)
+  }
+
+  private mutating func beginTransform() {
+    baseBlocks = (shape.sourceCount * shape.columns - coverage.unknownSymbols) / 32
+    spectrum.begin()
+    late.clear()
+    lateBlocks = 0
+    mustTransform = false
+    forgetSyndromes()
+  }
+
+  /// Keeps the syndromes up to date, as far as `budget` goes: at least one step, at most one step more than the budget.
+  /// Call it between packets, and once the known ranges are told.
+  public mutating func work(_ budget: Int = Work.slice) -> WorkStatus {
+    if isComplete { return .idle }
+    var left = budget
+    while left > 0 {
+      if spectrum.state == .building {
+        left -= spectrum.step(data.base)
+      } else if isTransformDue() {
+        beginTransform()
+      } else if isTransformOutdated() {
+        return .idle
+      } else if let cost = syncOne() {
+        left -= cost
+      } else if let cost = prefetch() {
+        left -= cost
+      } else {
+        return .idle
+      }
+    }
+    return .more
+  }
+
+  /// Brings one syndrome up to date, or works on the batch it needs; the work done, or nil if all are up to date.
+  private mutating func syncOne() -> Int? {
+    var slot = 0
+    while slot < repairsHeld, applied[slot] == late.count { slot += 1 }
+    if slot == repairsHeld { return nil }
+    let x = Int(points[slot])
+    if applied[slot] < 0, !canMakeRow(x) { return spectrum.evaluate(x, large: repairsHeld + needed > 128) }
+    let before = max(0, Int(applied[slot]))
+    sync(slot)
+    return max(shape.strips, before < late.count ? late.blocks : 0)
+  }
+
+  /// Row of known data at the chunk's point, xored onto the chunk: zero if nothing were unknown.
+  private mutating func sync(_ slot: Int) {
+    let x = Int(points[slot])
+    let row = syndromes.base + slot * shape.chunkSize
+    anySyndrome = true
+    if applied[slot] < 0 {
+      row.update(from: raw.base + slot * shape.chunkSize, count: shape.chunkSize)
+      if shape.isDirect {
+        addKnownDirectly(x, to: row)
+        applied[slot] = Int32(late.count)
+        return
+      }
+      if spectrum.state == .ready { spectrum.add(x, to: row) }
+      applied[slot] = 0
+    }
+    late.add(from: Int(applied[slot]), data.base, shape, kernel, x: x, to: row)
+    applied[slot] = Int32(late.count)
+  }
+
+  private func addKnownDirectly(_ x: Int, to row: UnsafeMutablePointer<UInt8>) {
+    let generator = Generator(bits: shape.bits)
+    for chunk in 0..<shape.sourceCount {
+      kernel.ops.pointee.split(solver.row.base, 64, data.base + chunk * shape.chunkSize, 64, shape.strips)
+      kernel.ops.pointee.muladd(row, solver.row.base, shape.strips, generator.entry(x, chunk))
+    }
+  }
+
+  /// Works on the batch of the indexes that follow the last one, before they come.
+  private mutating func prefetch() -> Int? {
+    guard !shape.isDirect, spectrum.state == .ready, repairsHeld > 0, needed > 0 else { return nil }
+    let last = Int(points[repairsHeld - 1])
+    for x in [last + 1, last + min(8, needed)] where x < 65_536 && !spectrum.isReady(x) {
+      return spectrum.evaluate(x)
+    }
+    return nil
+  }
+
+  // MARK: The end
+
+  /// Completes the object. After the last packet needed, with `work` having kept up, only the small systems are left.
+  /// - Throws: `ErasureError.needsMore`.
+  public mutating func finish() throws(ErasureError) {
+    if isComplete { return }
+    let missing = needed
+    guard missing == 0 else { throw .needsMore(missing) }
+    if spectrum.state != .building, isTransformOutdated() { beginTransform() }
+    while spectrum.state == .building { _ = spectrum.step(data.base) }
+    if mustTransform {
+      beginTransform()
+      while spectrum.state == .building { _ = spectrum.step(data.base) }
+    }
+    let count = coverage.mostUnknown()
+    for slot in 0..<count where applied[slot] != Int32(late.count) {
+      let x = Int(points[slot])
+      if applied[slot] < 0 {
+        while !canMakeRow(x) { _ = spectrum.evaluate(x, large: count > 128) }
+      }
+      sync(slot)
+    }
+    solver.solve(
+      shape, kernel, coverage, count: count, points: points, syndromes: syndromes.base, data: data.base)
+    solved = true
+  }
+
+  /// Makes transform and list cover the solved bytes too, for the encoder that takes them over.
+  mutating func closeTransform() {
+    if shape.isDirect { return }
+    var fits = !mustTransform && spectrum.state != .building
+    if fits, solved {
+      let size = shape.chunkSize
+      eachUntoldRun { decoder, range in
+        let chunk = range.lowerBound / size
+        let from = range.lowerBound - chunk * size
+        fits = fits && decoder.late.append(chunk: chunk, from: from, to: from + range.count)
+      }
+    }
+    if !fits || late.blocks > 32 * shape.strips {
+      late.clear()
+      spectrum.begin()
+    }
+  }
+
+  // MARK: Blame
+
+  /// Which of the chunks and ranges told or held disagree with the true object.
+  /// - Throws: `ErasureError.wrongSize` unless `truth` has exactly `shape.byteCount` bytes.
+  public mutating func wrongChunks(_ truth: RawSpan) throws(ErasureError) -> WrongChunks {
+    var encoder = try Encoder(truth, shape: shape, kernel: kernel)
+    unsolve()
+    var wrong = WrongChunks()
+    truth.withUnsafeBytes { true_ in
+      for chunk in 0..<shape.sourceCount {
+        let range = shape.range(ofChunk: chunk)
+        var at = range.lowerBound
+        while at < range.upperBound {
+          let run = coverage.run(from: at, limit: range.upperBound)
+          at = run.range.upperBound
+          guard run.told, let first = run.range.first(where: { data.base[$0] != true_[$0] }) else { continue }
+          let last = run.range.last(where: { data.base[$0] != true_[$0] })!
+          wrong.ranges.append(first..<last + 1)
+          let isSource = sourceBits.base[chunk / 8] >> UInt8(chunk % 8) & 1 == 1
+          if isSource, wrong.sources.last != chunk { wrong.sources.append(chunk) }
+        }
+      }
+    }
+    for slot in 0..<repairsHeld {
+      let index = Int(points[slot]) - shape.points
+      let held = UnsafeBufferPointer(start: raw.base + slot * shape.chunkSize, count: shape.chunkSize)
+      if try !encoder.repair(index).elementsEqual(held) { wrong.repairs.append(index) }
+    }
+    return wrong
+  }
+}
+
+/// What `Decoder.wrongChunks` found.
+public struct WrongChunks: Hashable, Sendable {
+  /// Byte ranges of the object, one or more a chunk, from the first to the last wrong byte of a run that was told.
+  public var ranges: [Range<Int>] = []
+  /// Source chunks that came as such, whole or in part, and lie in such a range.
+  public var sources: [Int] = []
+  /// Indexes of repair chunks.
+  public var repairs: [Int] = []
+
+  public init() {}
+  public var isEmpty: Bool { ranges.isEmpty && sources.isEmpty && repairs.isEmpty }
+}
