@@ -61,8 +61,9 @@ let package = Package(
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
     tests("Wire", ["Ground"]),
     tests("Session", ["Ground", "Wire"]),
-    tests("Uring", ["Ground"]),
     tests("Topology", ["Ground"]),
+    .target(name: "UringSupport", path: "Tests/UringSupport"),
+    tests("Uring", ["Ground", "CRing", "UringSupport"]),
 
     .target(name: "Harness", dependencies: ["Ground"], path: "Bench/Harness", swiftSettings: swift),
     bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),

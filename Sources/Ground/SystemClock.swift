@@ -1,0 +1,68 @@
+import Glibc
+
+/// The machine's clocks, for drivers, benches and tests. Protocol code never reads one (see `Instant`).
+public enum SystemClock {
+  /// CLOCK_MONOTONIC: counts from boot, never steps.
+  @inlinable public static func now() -> Instant { Instant(nanoseconds: read(CLOCK_MONOTONIC)) }
+
+  /// CLOCK_REALTIME, nanoseconds since 1970; steps when someone sets it.
+  @inlinable public static func realtime() -> UInt64 { read(CLOCK_REALTIME) }
+
+  @inlinable static func read(_ clock: clockid_t) -> UInt64 {
+    var t = timespec()
+    clock_gettime(clock, &t)
+    return UInt64(t.tv_sec) &* 1_000_000_000 &+ UInt64(t.tv_nsec)
+  }
+}
+
+/// Converts the kernel's receive times (CLOCK_REALTIME) to the monotonic clock, through steps of the former.
+///
+/// The difference of the two clocks is read again before each batch of datagrams. A step between a datagram's stamp and
+/// the reading would put its arrival into the future or far into the past: then the difference before the step is
+/// tried, and if that isn't plausible either the arrival is `now`. An arrival is never after `now`, and never earlier
+/// than `maxAge` before it.
+public struct RealtimeConversion: Sendable {
+  /// Realtime less monotonic, ns, wrapping.
+  private var offset: UInt64
+  private var offsetBefore: UInt64
+  /// How long a datagram can have waited in a socket buffer.
+  private let maxAge: Interval
+
+  /// Steps seen: changes of the difference by more than 1 ms between two readings.
+  public private(set) var steps = 0
+  /// Stamps that fitted neither difference.
+  public private(set) var implausible = 0
+
+  public init(now: Instant, realtime: UInt64, maxAge: Interval = .seconds(2)) {
+    offset = realtime &- now.nanoseconds
+    offsetBefore = offset
+    self.maxAge = maxAge
+  }
+
+  /// Both clocks read together, before a batch.
+  public mutating func refresh(now: Instant, realtime: UInt64) {
+    let read = realtime &- now.nanoseconds
+    let change = Int64(bitPattern: read &- offset)
+    if change.magnitude > 1_000_000 {
+      steps += 1
+      offsetBefore = offset
+    }
+    offset = read
+  }
+
+  /// - Parameter stamp: CLOCK_REALTIME in nanoseconds, by the kernel.
+  public mutating func arrival(stamp: UInt64, now: Instant) -> Instant {
+    if let arrival = plausible(stamp &- offset, now) { return arrival }
+    if let arrival = plausible(stamp &- offsetBefore, now) { return arrival }
+    implausible += 1
+    return now
+  }
+
+  /// The two clocks are read one after the other and disciplined at slightly different rates: a stamp up to 100 µs
+  /// ahead is now.
+  private func plausible(_ value: UInt64, _ now: Instant) -> Instant? {
+    let age = Int64(bitPattern: now.nanoseconds &- value)
+    if age >= 0 { return age <= maxAge.nanoseconds ? Instant(nanoseconds: value) : nil }
+    return age >= -100_000 ? now : nil
+  }
+}

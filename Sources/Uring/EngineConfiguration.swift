@@ -1,0 +1,76 @@
+import Ground
+
+/// How the engine thread waits.
+public enum WaitPolicy: Hashable, Sendable {
+  /// Sleeps in the kernel until something happens.
+  case sleep
+  /// Never sleeps: spends a core to save the wake-up. Pin it to a core of its own.
+  case spin
+}
+
+/// What an engine is asked for. Every queue is bounded here; all memory is taken at the start.
+public struct EngineConfiguration: Sendable {
+  /// Where to listen: `[::]:port` takes IPv4 too. Port 0 lets the kernel choose (`EngineHandle.addresses` says which).
+  /// A host with several addresses names them one by one, so that replies leave from the address that was asked.
+  public var listen: [PeerAddress]
+  /// UDP payload bytes of the largest datagram sent, 1…65,507. Keep IP packets below the path's MTU: they are never
+  /// fragmented.
+  public var maxDatagramBytes = 1_232
+  /// Of the whole site, over all links.
+  public var uplink = LinkRate.unlimited
+  /// Links 0 ..< this may be assigned.
+  public var linkCapacity = 1_024
+  /// Datagrams that one link may have queued. `control` may use an eighth more; `late` three quarters of it;
+  /// `background` half of it.
+  public var queueDatagramsPerLink = 2_048
+  /// Datagrams queued or on their way to the kernel, all links together.
+  public var queueDatagrams = 16_384
+  /// How much of a link's rate its queue should hold, as `DatagramSink.room` tells the core.
+  public var roomInterval = Interval.microseconds(200)
+  /// `room` of a link without rate limit, bytes.
+  public var roomUnlimited = 256 << 10
+  /// Replies to addresses without link, per second, and how many may come at once.
+  public var repliesPerSecond = 2_000
+  public var replyBurst = 128
+  /// Asked of the kernel per socket; what it grants is reported.
+  public var receiveSocketBytes = 4 << 20
+  public var sendSocketBytes = 4 << 20
+  /// Coalesced receives in flight: a power of two. Each holds up to 64 KiB of datagrams.
+  public var receiveBuffers = 64
+  public var ringEntries = 256
+  /// `nil`: the best the kernel has.
+  public var ringMode: RingMode?
+  /// Trains in the kernel's hands at most.
+  public var trainsInFlight = 64
+  /// UDP segmentation offload on sending, and coalescing on receiving. Off costs most of the throughput: for
+  /// debugging, and for network cards that get it wrong.
+  public var segmentation = true
+  public var coalescing = true
+  /// Core to pin the engine thread to.
+  public var cpu: Int?
+  public var wait = WaitPolicy.sleep
+  /// How long `stop` waits for queued datagrams to leave.
+  public var drain = Interval.milliseconds(Int64(500))
+  public var threadName = "lightpath-udp"
+
+  public init(listen: [PeerAddress]) { self.listen = listen }
+
+  func validate() throws(RingError) {
+    func require(_ holds: Bool, _ text: @autoclosure () -> String) throws(RingError) {
+      if !holds { throw .configuration(text()) }
+    }
+    try require(!listen.isEmpty && listen.count <= 64, "listen: 1 to 64 addresses are needed, got \(listen.count)")
+    try require(
+      (1...65_507).contains(maxDatagramBytes), "maxDatagramBytes: \(maxDatagramBytes) is not in 1…65507")
+    try require((1...65_536).contains(linkCapacity), "linkCapacity: \(linkCapacity) is not in 1…65536")
+    try require(
+      (16...1 << 22).contains(queueDatagrams), "queueDatagrams: \(queueDatagrams) is not in 16…\(1 << 22)")
+    try require(
+      (1...queueDatagrams).contains(queueDatagramsPerLink),
+      "queueDatagramsPerLink: \(queueDatagramsPerLink) is not in 1…queueDatagrams")
+    try require((1...1_024).contains(trainsInFlight), "trainsInFlight: \(trainsInFlight) is not in 1…1024")
+    try require((1...32_768).contains(ringEntries), "ringEntries: \(ringEntries) is not in 1…32768")
+    try require(repliesPerSecond >= 0 && replyBurst >= 0, "repliesPerSecond and replyBurst must not be negative")
+    try require(drain >= .zero && drain <= .seconds(60), "drain: must be 0 to 60 s")
+  }
+}

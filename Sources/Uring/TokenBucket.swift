@@ -1,0 +1,60 @@
+import Ground
+
+/// Paces bytes at a rate, as a virtual schedule (GCRA, ITU-T I.371): `due` is when the next byte may leave if all
+/// leave on time. Lateness, of the owner's timer or for want of data, is credit up to a limit, chosen so that at most
+/// max(100 µs of the rate, one full datagram) ever leaves at once, and after that burst at least half a datagram's
+/// time passes. Lateness within the credit is caught up, so the long-run rate is the configured one.
+///
+/// Pure: time goes in. Arithmetic in sixteenths of a nanosecond, wrapping in 36 years of uptime.
+package struct TokenBucket {
+  /// Sixteenths of a nanosecond per byte, with 16 binary places; 0 for 'not limited'.
+  private var costPerByte: UInt64
+  /// Sixteenths of a nanosecond.
+  private var due: UInt64 = 0
+  private var credit: UInt64
+  /// Part of the credit that a waiter lets grow before it wakes, so that it sends trains rather than single datagrams.
+  private var quantum: UInt64
+
+  package static let burst = Interval.microseconds(100)
+
+  /// - Parameter fullDatagram: bytes on the wire of the largest datagram.
+  package init(rate: LinkRate, fullDatagram: Int) {
+    guard rate.bitsPerSecond > 0 else {
+      (costPerByte, credit, quantum) = (0, 0, 0)
+      return
+    }
+    // Below 1 kbit/s a datagram would take minutes and the product below could overflow.
+    let bits = max(rate.bitsPerSecond, 1_000)
+    costPerByte = UInt64(8e9 * 16 * 65_536 / Double(bits))
+    let spacing = max((UInt64(fullDatagram) * costPerByte) >> 16, 1)
+    let most = UInt64(TokenBucket.burst.nanoseconds) * 16
+    let datagrams = max(most / spacing, 1)
+    credit = (datagrams - 1) * spacing + min(spacing / 2, most)
+    quantum = datagrams >= 4 ? credit / 4 : 0
+  }
+
+  package var isUnlimited: Bool { costPerByte == 0 }
+
+  /// Whether a datagram may leave now.
+  @inline(__always) package func allows(_ now: Instant) -> Bool { now.nanoseconds << 4 >= due }
+
+  /// Before a series of `take`s at one instant: lateness beyond the credit is lost.
+  @inline(__always) package mutating func begin(_ now: Instant) {
+    let earliest = (now.nanoseconds << 4) &- min(credit, now.nanoseconds << 4)
+    if due < earliest { due = earliest }
+  }
+
+  /// A datagram of so many bytes on the wire leaves.
+  @inline(__always) package mutating func take(_ bytes: Int) { due &+= (UInt64(bytes) &* costPerByte) >> 16 }
+
+  /// When to come back: as soon as a datagram may leave (`next`), or a little later when more is waiting, so that a
+  /// train goes at once.
+  @inline(__always) package func wake(waitingBytes: Int) -> Instant {
+    if isUnlimited { return .zero }
+    let waiting = (UInt64(min(waitingBytes, 1 << 20)) &* costPerByte) >> 16
+    return Instant(nanoseconds: (due &+ min(quantum, waiting) &+ 15) >> 4)
+  }
+
+  /// When the next datagram may leave.
+  package var next: Instant { isUnlimited ? .zero : Instant(nanoseconds: (due &+ 15) >> 4) }
+}
