@@ -19,6 +19,9 @@ public struct SketchHead: Hashable, Sendable {
   /// Bytes of the block's serialisation.
   public var bodyBytes: UInt32
   public var sketchBytes: UInt32
+  /// The first four bytes of SHA-256 of the whole sketch: chunks of different sketches of one block are told apart, and
+  /// a sketch put together from a wrong chunk is noticed at once.
+  public var sketchID: UInt32
   public var transactionCount: UInt32
   /// Chunk size of the kinds other than the sketch.
   public var bodyChunkBytes: UInt16
@@ -35,13 +38,15 @@ public struct SketchHead: Hashable, Sendable {
   public var index: UInt32
 
   public init(
-    flags: ChunkFlags, header: HeaderBytes, bodyBytes: UInt32, sketchBytes: UInt32, transactionCount: UInt32,
-    bodyChunkBytes: UInt16, height: UInt32, maker: UInt32, more: UInt16, moreBody: UInt16, age: UInt32, index: UInt32
+    flags: ChunkFlags, header: HeaderBytes, bodyBytes: UInt32, sketchBytes: UInt32, sketchID: UInt32,
+    transactionCount: UInt32, bodyChunkBytes: UInt16, height: UInt32, maker: UInt32, more: UInt16, moreBody: UInt16,
+    age: UInt32, index: UInt32
   ) {
     self.flags = flags
     self.header = header
     self.bodyBytes = bodyBytes
     self.sketchBytes = sketchBytes
+    self.sketchID = sketchID
     self.transactionCount = transactionCount
     self.bodyChunkBytes = bodyChunkBytes
     self.height = height
@@ -55,7 +60,7 @@ public struct SketchHead: Hashable, Sendable {
 
 /// SKETCH (1): a chunk of the sketch, and the announcement. Borrows the datagram.
 public struct SketchMessage: ~Escapable {
-  public static let headBytes = 116
+  public static let headBytes = 120
   public static let encodedBytes = headBytes + RelayLimits.sketchChunkBytes
   /// The longest sketch that a block of the largest size can have (every transaction explicit, with lengths and ids).
   public static let sketchBytesMax =
@@ -79,12 +84,14 @@ public struct SketchMessage: ~Escapable {
     let header = HeaderBytes(try reader.take(80, "sketch.header"))
     let bodyBytes = try reader.number(UInt32.self, in: 82...RelayLimits.bodyBytes, "sketch.bodyBytes")
     let sketchBytes = try reader.number(UInt32.self, in: 1...Self.sketchBytesMax, "sketch.sketchBytes")
+    let sketchID = try reader.integer(UInt32.self, "sketch.sketchID")
     let transactions = try reader.number(
       UInt32.self, in: 1...Swift.max(1, Int(bodyBytes) / RelayLimits.transactionBytesMin), "sketch.transactionCount")
     let bodyChunkBytes = try reader.number(
       UInt16.self, in: RelayLimits.chunkBytesMin...RelayLimits.chunkBytes, "sketch.bodyChunkBytes")
     head = SketchHead(
-      flags: flags, header: header, bodyBytes: bodyBytes, sketchBytes: sketchBytes, transactionCount: transactions,
+      flags: flags, header: header, bodyBytes: bodyBytes, sketchBytes: sketchBytes, sketchID: sketchID,
+      transactionCount: transactions,
       bodyChunkBytes: bodyChunkBytes, height: try reader.integer(UInt32.self, "sketch.height"),
       maker: try reader.integer(UInt32.self, "sketch.maker"), more: try reader.integer(UInt16.self, "sketch.more"),
       moreBody: try reader.integer(UInt16.self, "sketch.moreBody"), age: try reader.integer(UInt32.self, "sketch.age"),
@@ -103,14 +110,15 @@ public struct SketchMessage: ~Escapable {
     head.header.store(into: &out, at: 2)
     out.put(head.bodyBytes, at: 82)
     out.put(head.sketchBytes, at: 86)
-    out.put(head.transactionCount, at: 90)
-    out.put(head.bodyChunkBytes, at: 94)
-    out.put(head.height, at: 96)
-    out.put(head.maker, at: 100)
-    out.put(head.more, at: 104)
-    out.put(head.moreBody, at: 106)
-    out.put(head.age, at: 108)
-    out.put(head.index, at: 112)
+    out.put(head.sketchID, at: 90)
+    out.put(head.transactionCount, at: 94)
+    out.put(head.bodyChunkBytes, at: 98)
+    out.put(head.height, at: 100)
+    out.put(head.maker, at: 104)
+    out.put(head.more, at: 108)
+    out.put(head.moreBody, at: 110)
+    out.put(head.age, at: 112)
+    out.put(head.index, at: 116)
     out.put(chunk, at: Self.headBytes)
     for offset in Self.headBytes + chunk.byteCount..<Self.encodedBytes { out.put(UInt8(0), at: offset) }
     return Self.encodedBytes

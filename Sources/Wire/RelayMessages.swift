@@ -47,7 +47,7 @@ public enum ObjectKind: UInt8, Sendable, CaseIterable, Comparable {
 
 /// The numbers of the format.
 public enum RelayLimits {
-  /// No message is longer. SKETCH takes 1,140 bytes, CHUNK 1,172, TX 1,169.
+  /// No message is longer. SKETCH takes 1,144 bytes, CHUNK 1,172, TX 1,169.
   public static let messageBytes = 1_172
   public static let sketchChunkBytes = 1_024
   /// The largest chunk of the other kinds, and the usual one.

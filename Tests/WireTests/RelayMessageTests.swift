@@ -29,7 +29,8 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
   let blame = BlameMessage(block: random.next(), kind: .body, index: 1_300, maker: 7)
   let ids = (0..<190).map { _ in random.next() & 0xFFFF_FFFF_FFFF }
   let sketch = SketchHead(
-    flags: [.whole], header: header, bodyBytes: 1_381_836, sketchBytes: 17_000, transactionCount: 2_500,
+    flags: [.whole], header: header, bodyBytes: 1_381_836, sketchBytes: 17_000, sketchID: 0x0A0B_0C0D,
+    transactionCount: 2_500,
     bodyChunkBytes: 1_152, height: 702_861, maker: 0xDEAD_BEEF, more: 20, moreBody: 300, age: 1_234, index: 65)
   let headers = (0..<14).map { _ in HeaderBytes(random.bytes(80).span.bytes) }
   let locator = (0..<32).map(number)
@@ -253,10 +254,10 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     refused(.sketch, 0, 82, [0x01, 0x09, 0x3D, 0], "sketch.bodyBytes")
     refused(.sketch, 0, 86, [0, 0, 0, 0], "sketch.sketchBytes")
     refused(.sketch, 0, 86, [255, 255, 255, 255], "sketch.sketchBytes")
-    refused(.sketch, 0, 90, [0, 0, 0, 0], "sketch.transactionCount")
-    refused(.sketch, 0, 90, [0xF7, 0x59, 0, 0], "sketch.transactionCount")
-    refused(.sketch, 0, 94, [127, 0], "sketch.bodyChunkBytes")
-    refused(.sketch, 0, 94, [0x81, 4], "sketch.bodyChunkBytes")
+    refused(.sketch, 0, 94, [0, 0, 0, 0], "sketch.transactionCount")
+    refused(.sketch, 0, 94, [0xF7, 0x59, 0, 0], "sketch.transactionCount")
+    refused(.sketch, 0, 98, [127, 0], "sketch.bodyChunkBytes")
+    refused(.sketch, 0, 98, [0x81, 4], "sketch.bodyChunkBytes")
     refused(.chunk, 1, 1, [0], "chunk.kind")
     refused(.chunk, 1, 1, [4], "chunk.kind")
     refused(.need, 2, 9, [4], "need.kind")
@@ -308,7 +309,7 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     let sketch = encode {
       SketchMessage(
         SketchHead(
-          flags: [.asked], header: HeaderBytes(header.span.bytes), bodyBytes: 1_000, sketchBytes: 2,
+          flags: [.asked], header: HeaderBytes(header.span.bytes), bodyBytes: 1_000, sketchBytes: 2, sketchID: 3,
           transactionCount: 3,
           bodyChunkBytes: 512, height: 5, maker: 6, more: 7, moreBody: 8, age: 9, index: 10),
         chunk: ([0xAA, 0xBB] as [UInt8]).span.bytes
@@ -316,7 +317,8 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     }
     #expect(
       Hex.encode(sketch)
-        == "01" + "02" + Hex.encode(header) + "e8030000" + "02000000" + "03000000" + "0002" + "05000000" + "06000000"
+        == "01" + "02" + Hex.encode(header) + "e8030000" + "02000000" + "03000000" + "03000000" + "0002" + "05000000"
+        + "06000000"
         + "0700" + "0800" + "09000000" + "0a000000" + "aabb" + String(repeating: "00", count: 1_022))
     #expect(sketch.count == SketchMessage.encodedBytes)
     let ids: [UInt64] = [0xFFFF_0605_0403_0201, 7]
