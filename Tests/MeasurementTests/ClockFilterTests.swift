@@ -1,0 +1,106 @@
+import Foundation
+import Ground
+import Measurement
+import Testing
+
+/// Two clocks and a path between them whose truth is known.
+private struct ClockPair {
+  var random: SeededRandom
+  /// Peer's clock minus ours at our time 0, seconds.
+  var offset: Double
+  var driftPPM: Double
+  var forward: Double  // least one-way delays, seconds
+  var back: Double
+  var jitter: Double  // mean of the exponential queueing on top
+
+  func peerClock(at t: Double) -> Double { t + offset + driftPPM * 1e-6 * t }
+
+  mutating func queueing() -> Double {
+    -jitter * (random.chance(0.1) ? 10 : 1) * log(max(random.unit(), 1e-12))
+  }
+  mutating func exchange(at t: Double) -> ClockExchange {
+    let there = t + forward + queueing()
+    let held = there + 20e-6
+    let home = held + back + queueing()
+    return ClockExchange(
+      t1: instant(t), t2: instant(peerClock(at: there)), t3: instant(peerClock(at: held)), t4: instant(home))
+  }
+
+  func instant(_ seconds: Double) -> Instant { Instant(nanoseconds: UInt64(1e15) + UInt64((seconds * 1e9).rounded())) }
+  func truth(at t: Double) -> Double { peerClock(at: t) - t }
+}
+
+@Suite struct ClockFilterTests {
+  @Test(arguments: 0..<40)
+  func theTruthLiesWithinTightBounds(seed: UInt64) {
+    var random = SeededRandom(seed: seed)
+    let forward = 0.001 + random.unit() * 0.1
+    var pair = ClockPair(
+      random: random.fork(), offset: (random.unit() - 0.5) * 1000, driftPPM: (random.unit() - 0.5) * 200, forward: forward,
+      back: forward * (0.7 + random.unit() * 0.6), jitter: 0.0005)
+    let floor = min(pair.forward, pair.back) * 0.8
+    var filter = ClockFilter(floor: Interval(nanoseconds: Int64(floor * 1e9)))
+    var worst = 0.0
+    for second in 0..<600 {
+      let t = Double(second)
+      filter.add(pair.exchange(at: t))
+      let now = t + pair.forward + pair.back + 0.2
+      guard let bounds = filter.bounds(at: pair.instant(now)) else {
+        Issue.record("no bounds after an exchange")
+        return
+      }
+      let truth = Int64((pair.truth(at: now) * 1e9).rounded())
+      #expect(bounds.low.nanoseconds - 2 <= truth && truth <= bounds.high.nanoseconds + 2, "seed \(seed) second \(second)")
+      if second > 60 { worst = max(worst, bounds.uncertainty.seconds) }
+      if second > 200 {
+        #expect(bounds.driftLowPPM <= pair.driftPPM && pair.driftPPM <= bounds.driftHighPPM)
+      }
+    }
+    // What physics leaves open is half of what the floor doesn't explain; the filter adds little to it.
+    let open = (pair.forward + pair.back) / 2 - floor
+    #expect(worst < open + 0.0008, "seed \(seed): \(worst * 1e3) ms, physics leaves \(open * 1e3) ms")
+    #expect(filter.steps == 0)
+  }
+
+  @Test(arguments: [0.25, -0.25, 3.0, -40.0])
+  func aStepIsSeenAndForgotten(step: Double) {
+    var pair = ClockPair(
+      random: SeededRandom(seed: 5), offset: 12, driftPPM: 30, forward: 0.02, back: 0.03, jitter: 0.0003)
+    var filter = ClockFilter()
+    for second in 0..<100 { filter.add(pair.exchange(at: Double(second))) }
+    pair.offset += step
+    for second in 100..<130 {
+      filter.add(pair.exchange(at: Double(second)))
+      let now = Double(second) + 0.5
+      let bounds = filter.bounds(at: pair.instant(now))!
+      let truth = Int64((pair.truth(at: now) * 1e9).rounded())
+      #expect(bounds.low.nanoseconds <= truth && truth <= bounds.high.nanoseconds)
+    }
+    #expect(filter.steps == 1)
+  }
+
+  @Test func contradictoryTimestampsAreRefused() {
+    var filter = ClockFilter(floor: .milliseconds(5))
+    let t = Instant(nanoseconds: 1_000_000_000)
+    filter.add(ClockExchange(t1: t, t2: t, t3: t, t4: t - .milliseconds(1)))  // answered before asked
+    filter.add(ClockExchange(t1: t, t2: t + .milliseconds(1), t3: t, t4: t + .milliseconds(20)))  // sent before received
+    filter.add(ClockExchange(t1: t, t2: t, t3: t, t4: t + .milliseconds(9)))  // faster than light
+    filter.add(ClockExchange(t1: .zero, t2: .never, t3: .never, t4: .never))
+    #expect(filter.refused >= 3)
+    #expect(filter.exchanges == 4)
+  }
+}
+
+@Suite struct LightBoundTests {
+  @Test func knownDistances() {
+    let london = SitePosition(latitude: 51.5074, longitude: -0.1278)
+    let newYork = SitePosition(latitude: 40.7128, longitude: -74.0060)
+    #expect(abs(LightBound.distance(london, newYork) - 5_570_000) < 10_000)
+    let oneWay = LightBound.oneWay(london, newYork).milliseconds
+    #expect(oneWay > 27.2 && oneWay < 27.4)
+    #expect(LightBound.oneWay(london, london) == .zero)
+    #expect(LightBound.oneWay(london, newYork, pathFactor: 2).milliseconds == 2 * oneWay)
+    let antipode = SitePosition(latitude: -51.5074, longitude: 179.8722)
+    #expect(abs(LightBound.distance(london, antipode) - Double.pi * LightBound.earthRadius) < 1)
+  }
+}
