@@ -54,6 +54,9 @@ let package = Package(
       exclude: ["README.md", "PROTOCOL.md"]),
     room("Topology", ["Ground", "CLibsecp256k1"]),
 
+    room("Measurement", ["Ground"]),
+    room("RegtestNode", []),
+
     // Real blocks and the ways to load them, for tests and benches.
     .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),
     tests("Ground", []),
@@ -61,6 +64,7 @@ let package = Package(
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
     tests("Wire", ["Ground"]),
     tests("Session", ["Ground", "Wire"]),
+    tests("Measurement", ["Ground"]),
     tests("Topology", ["Ground"]),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
     tests("Uring", ["Ground", "CRing", "UringSupport"]),

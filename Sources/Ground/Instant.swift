@@ -46,7 +46,7 @@ public struct Interval: Comparable, Hashable, Sendable {
   @inlinable public static func milliseconds(_ n: Int64) -> Interval { Interval(nanoseconds: n * 1_000_000) }
   @inlinable public static func seconds(_ n: Int64) -> Interval { Interval(nanoseconds: n * 1_000_000_000) }
   /// Rounds to the nearest nanosecond; saturates.
-  @inlinable public static func milliseconds(_ n: Double) -> Interval {
+  @_disfavoredOverload @inlinable public static func milliseconds(_ n: Double) -> Interval {
     Interval(nanoseconds: Int64(clampingRounded: n * 1e6))
   }
 

@@ -64,7 +64,7 @@ public struct ClockFilter: Sendable {
   private let capacity: Int
   private var windows: [Window] = []
   private var origin = Instant.zero
-  private var base: Int64 = 0
+  private var base = Interval.zero
 
   public init(
     floor: Interval = .zero, horizon: Interval = .seconds(120), bucket: Interval = .seconds(2),
@@ -82,10 +82,14 @@ public struct ClockFilter: Sendable {
   /// Takes one exchange. Exchanges come in order of t4.
   public mutating func add(_ exchange: ClockExchange) {
     exchanges += 1
-    let low = Self.difference(exchange.t3, exchange.t4)
-    let high = Self.difference(exchange.t2, exchange.t1)
+    let low = exchange.t3 - exchange.t4
+    let high = exchange.t2 - exchange.t1
     // t2 − t1 = offset + delay there, t4 − t3 = delay back − offset.
-    if exchange.t4 < exchange.t1 || exchange.t3 < exchange.t2 || high - low < 2 * floor.nanoseconds {
+    // Saturating arithmetic: a peer's timestamps may be any number.
+    let sane = Interval.seconds(100 * 365 * 86_400)
+    if exchange.t4 < exchange.t1 || exchange.t3 < exchange.t2 || high - low < floor * 2 || high > sane
+      || low < .zero - sane
+    {
       refused += 1
       return
     }
@@ -94,9 +98,10 @@ public struct ClockFilter: Sendable {
       base = low
     }
     let window = Window(
-      time: (exchange.t4 - origin).seconds, low: Double(low - base + floor.nanoseconds) * 1e-9,
-      high: Double(high - base - floor.nanoseconds) * 1e-9)
-    if let last = windows.last, Int(last.time / bucket.seconds) == Int(window.time / bucket.seconds), fits(window, last) {
+      time: (exchange.t4 - origin).seconds, low: (low - base + floor).seconds,
+      high: (high - base - floor).seconds)
+    if let last = windows.last, Int(last.time / bucket.seconds) == Int(window.time / bucket.seconds), fits(window, last)
+    {
       if window.width < last.width { windows[windows.count - 1] = window }
     } else {
       windows.append(window)
@@ -125,8 +130,8 @@ public struct ClockFilter: Sendable {
     }
     if low > high { swap(&low, &high) }
     return ClockBounds(
-      low: Interval(nanoseconds: base + Int64((low * 1e9).rounded(.down))),
-      high: Interval(nanoseconds: base + Int64((high * 1e9).rounded(.up))), driftLowPPM: least * 1e6,
+      low: Interval(nanoseconds: base.nanoseconds + Int64((low * 1e9).rounded(.down))),
+      high: Interval(nanoseconds: base.nanoseconds + Int64((high * 1e9).rounded(.up))), driftLowPPM: least * 1e6,
       driftHighPPM: most * 1e6)
   }
 
@@ -154,7 +159,4 @@ public struct ClockFilter: Sendable {
     let give = driftLimitPPM * 1e-6 * abs(a.time - b.time)
     return a.low <= b.high + give && b.low <= a.high + give
   }
-
-  /// Exact for any two clock values that differ by less than 292 years.
-  private static func difference(_ a: Instant, _ b: Instant) -> Int64 { (a - b).nanoseconds }
 }

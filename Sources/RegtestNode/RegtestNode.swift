@@ -77,7 +77,7 @@ public final class RegtestNode: @unchecked Sendable {
     process.executableURL = URL(filePath: binary)
     process.arguments = arguments + extraArguments
     let output = folder.appending(path: "stdout.log")
-    FileManager.default.createFile(atPath: output.path, contents: nil)
+    _ = FileManager.default.createFile(atPath: output.path, contents: nil)
     let handle = try? FileHandle(forWritingTo: output)
     process.standardOutput = handle
     process.standardError = handle

@@ -1,0 +1,70 @@
+import Bitcoin
+import Ground
+import Mempool
+
+/// How a node first told of a block.
+public enum AnnouncementForm: UInt8, Sendable, Hashable { case compactBlock, headers, inventory, block }
+
+/// How a block was handed to a node.
+public enum DeliveryMethod: UInt8, Sendable, Hashable, CaseIterable {
+  /// `cmpctblock` with everything prefilled that the mirror says the node lacks.
+  case compactBlock
+  /// `block`, unasked.
+  case block
+  /// `submitblock` over RPC, by the daemon.
+  case submitBlock
+}
+
+/// What the daemon logs, counts and measures. `node` is the index in the configuration.
+public enum NodeEvent: Sendable {
+  case connected(node: Int, userAgent: String, height: Int32)
+  case disconnected(node: Int, errno: Int32)
+  case problem(node: Int, NodeProblem)
+  /// Something from a node that is no valid message, or no valid header; the connection goes on where it can.
+  case misbehaved(node: Int, String)
+  case headersSynced(node: Int, height: Int)
+  case mempoolListed(node: Int, transactions: Int)
+  /// A node told of a block for the first time.
+  case announced(node: Int, hash: Hash256, form: AnnouncementForm, at: Instant)
+  /// A compact block was completed: from the mirror, `missing` of its transactions from the node.
+  case reconstructed(node: Int, hash: Hash256, transactions: Int, missing: Int, took: Interval)
+  /// A block was written to a node's connection.
+  case written(node: Int, hash: Hash256, method: DeliveryMethod, bytes: Int, prefilled: Int, at: Instant)
+  /// The node has the block on its best chain; `took` since it was written.
+  case tipUpdated(node: Int, hash: Hash256, method: DeliveryMethod, took: Interval, at: Instant)
+  /// It did not take it in any form over P2P: the daemon may try `submitblock`.
+  case deliveryFailed(node: Int, hash: Hash256)
+  /// An inbound peer was refused or cut off.
+  case inboundRefused(PeerAddress, String)
+}
+
+/// A complete block that came from a node, Merkle root checked, not yet connected by that node.
+public struct NodeBlock: Sendable {
+  public var node: Int
+  /// Network serialisation.
+  public var bytes: [UInt8]
+  /// Fully hashed.
+  public var block: ParsedBlock
+  public var hash: Hash256
+  /// When the announcement arrived.
+  public var announced: Instant
+  public var form: AnnouncementForm
+}
+
+/// Whom the bridge works for: the owner of mempool, header chain and complete blocks.
+public protocol BridgeHost: ~Copyable {
+  mutating func withMempool<R>(_ body: (inout TransactionStore) -> R) -> R
+  mutating func withChain<R>(_ body: (inout HeaderChain) -> R) -> R
+  /// Seconds since 1970.
+  func unixTime(at now: Instant) -> UInt32
+  /// A complete, checked block, if it is still held.
+  mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R?
+  func hasBlock(_ hash: Hash256) -> Bool
+  /// A block that the node has and the host may not.
+  mutating func blockFromNode(_ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable)
+  /// New headers are in the chain.
+  mutating func headersFromNode(now: Instant, into sink: inout some DatagramSink & ~Copyable)
+  /// The node has just told a transaction that the store lacked.
+  mutating func transactionFromNode(slot: UInt32, now: Instant)
+  mutating func note(_ event: NodeEvent)
+}
