@@ -51,7 +51,8 @@ public struct ClockFilter: Sendable {
   public let bucket: Interval
   /// How far the clocks' rate may change over the horizon.
   public let wanderPPM: Double
-  /// No two clocks that run differ by more.
+  /// No two clocks differ by more: quartz is good to 50 ppm each, and NTP slews by about as much in the ordinary course.
+  /// A faster slew looks like a step and is treated as one.
   public let driftLimitPPM: Double
   /// Least one-way delay.
   public var floor: Interval
@@ -67,8 +68,8 @@ public struct ClockFilter: Sendable {
   private var base = Interval.zero
 
   public init(
-    floor: Interval = .zero, horizon: Interval = .seconds(120), bucket: Interval = .seconds(2),
-    wanderPPM: Double = 0.5, driftLimitPPM: Double = 600
+    floor: Interval = .zero, horizon: Interval = .seconds(300), bucket: Interval = .seconds(3),
+    wanderPPM: Double = 0.3, driftLimitPPM: Double = 200
   ) {
     self.floor = floor
     self.horizon = horizon
