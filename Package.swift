@@ -60,7 +60,7 @@ let package = Package(
     // Real blocks and the ways to load them, for tests and benches.
     .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),
     tests("Ground", []),
-    tests("Bitcoin", ["Ground", "RealBlocks"]),
+    tests("Bitcoin", ["Ground", "CKernels", "RealBlocks"], exclude: ["Expected"]),
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
     tests("Wire", ["Ground"]),
     tests("Session", ["Ground", "Wire"]),

@@ -73,33 +73,22 @@ public struct BlockBuilder: Sendable {
   }
 
   private func coinbase(witness: Bool) -> [UInt8] {
-    var writer = ByteWriter()
-    writer.integer(UInt32(2))
-    if witness { writer.append([0, 1] as [UInt8]) }
-    writer.compactSize(1)
-    writer.hash(.zero)
-    writer.integer(UInt32.max)
     // BIP34's height, then the extra nonce as a push of eight bytes.
-    var input = ByteWriter()
-    input.append(BIP34.script(for: height))
-    input.byte(8)
-    input.integer(extraNonce)
-    writer.byteString(input.bytes)
-    writer.integer(UInt32.max)
-    writer.compactSize(witness ? 2 : 1)
-    writer.integer(reward)
-    writer.byteString(script)
+    var script = ByteWriter()
+    script.append(BIP34.script(for: height))
+    script.byte(8)
+    script.integer(extraNonce)
+    var coinbase = Transaction(
+      inputs: [Transaction.Input(txid: .zero, index: .max, script: script.bytes)],
+      outputs: [Transaction.Output(value: reward, script: self.script)])
     if witness {
       let nonce = Hash256.zero
-      writer.integer(UInt64(0))
-      writer.compactSize(38)
-      writer.append(Commitment.prefix)
-      writer.hash(SHA256.double(Merkle.root([.zero] + wtxids).root, nonce))
-      writer.compactSize(1)
-      writer.compactSize(32)
-      writer.hash(nonce)
+      var commitment = ByteWriter()
+      commitment.append(Commitment.prefix)
+      commitment.hash(SHA256.double(Merkle.root([.zero] + wtxids).root, nonce))
+      coinbase.inputs[0].witness = [nonce.bytes]
+      coinbase.outputs.append(Transaction.Output(value: 0, script: commitment.bytes))
     }
-    writer.integer(UInt32(0))
-    return writer.bytes
+    return coinbase.bytes
   }
 }
