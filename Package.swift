@@ -72,7 +72,7 @@ let package = Package(
     .target(name: "Harness", dependencies: ["Ground"], path: "Bench/Harness", swiftSettings: swift),
     bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
-    bench("uring", ["Uring", "Ground", "CRing"]),
+    bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
     bench("session", ["Session", "Ground", "CLibsodium"]),
   ]
 )

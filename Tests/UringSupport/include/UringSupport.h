@@ -2,6 +2,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "baseline.h"
+
 // Moves the calling thread to a network namespace of its own with nothing in it but `lo`, set up with an MTU (0: as it
 // comes). The namespace goes with the thread and the sockets opened in it. 0 or errno.
 int thread_enter_private_network(int mtu);
