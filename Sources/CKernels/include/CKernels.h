@@ -4,3 +4,4 @@
 #include <stdint.h>
 #include "sha256.h"
 #include "gf16.h"
+#include "siphash.h"

@@ -1,0 +1,295 @@
+#include "siphash.h"
+#include <stdatomic.h>
+#include <string.h>
+
+#define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
+#define ROUND(v0, v1, v2, v3) \
+  do { \
+    v0 += v1; v2 += v3; v1 = ROTL(v1, 13); v3 = ROTL(v3, 16); v1 ^= v0; v3 ^= v2; v0 = ROTL(v0, 32); \
+    v2 += v1; v0 += v3; v1 = ROTL(v1, 17); v3 = ROTL(v3, 21); v1 ^= v2; v3 ^= v0; v2 = ROTL(v2, 32); \
+  } while (0)
+
+static const uint64_t C0 = 0x736f6d6570736575, C1 = 0x646f72616e646f6d, C2 = 0x6c7967656e657261,
+                      C3 = 0x7465646279746573;
+// The last block: the message's length in the top byte, no bytes left over.
+static const uint64_t LAST = (uint64_t)32 << 56;
+
+static inline uint64_t load64(const uint8_t *p) {
+  uint64_t v;
+  memcpy(&v, p, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  v = __builtin_bswap64(v);
+#endif
+  return v;
+}
+
+uint64_t lp_siphash24_32_one(uint64_t k0, uint64_t k1, const uint8_t *message) {
+  uint64_t v0 = C0 ^ k0, v1 = C1 ^ k1, v2 = C2 ^ k0, v3 = C3 ^ k1;
+  for (int i = 0; i < 5; i++) {
+    uint64_t m = i < 4 ? load64(message + 8 * i) : LAST;
+    v3 ^= m;
+    ROUND(v0, v1, v2, v3);
+    ROUND(v0, v1, v2, v3);
+    v0 ^= m;
+  }
+  v2 ^= 0xff;
+  for (int i = 0; i < 4; i++) ROUND(v0, v1, v2, v3);
+  return v0 ^ v1 ^ v2 ^ v3;
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+__attribute__((target("avx2"))) static inline __m256i rotl13(__m256i x) {
+  return _mm256_or_si256(_mm256_slli_epi64(x, 13), _mm256_srli_epi64(x, 51));
+}
+__attribute__((target("avx2"))) static inline __m256i rotl17(__m256i x) {
+  return _mm256_or_si256(_mm256_slli_epi64(x, 17), _mm256_srli_epi64(x, 47));
+}
+__attribute__((target("avx2"))) static inline __m256i rotl21(__m256i x) {
+  return _mm256_or_si256(_mm256_slli_epi64(x, 21), _mm256_srli_epi64(x, 43));
+}
+__attribute__((target("avx2"))) static inline __m256i rotl16(__m256i x) {
+  const __m256i order = _mm256_setr_epi8(
+    6, 7, 0, 1, 2, 3, 4, 5, 14, 15, 8, 9, 10, 11, 12, 13, 6, 7, 0, 1, 2, 3, 4, 5, 14, 15, 8, 9, 10, 11, 12, 13);
+  return _mm256_shuffle_epi8(x, order);
+}
+#define ROUND4(v0, v1, v2, v3) \
+  do { \
+    v0 = _mm256_add_epi64(v0, v1); v2 = _mm256_add_epi64(v2, v3); \
+    v1 = _mm256_xor_si256(rotl13(v1), v0); v3 = _mm256_xor_si256(rotl16(v3), v2); \
+    v0 = _mm256_shuffle_epi32(v0, 0xb1); \
+    v2 = _mm256_add_epi64(v2, v1); v0 = _mm256_add_epi64(v0, v3); \
+    v1 = _mm256_xor_si256(rotl17(v1), v2); v3 = _mm256_xor_si256(rotl21(v3), v0); \
+    v2 = _mm256_shuffle_epi32(v2, 0xb1); \
+  } while (0)
+
+// Word i of four messages in one vector: a 4 × 4 transpose.
+__attribute__((target("avx2"))) static inline void words4(const uint8_t *const p[4], __m256i m[4]) {
+  __m256i ra = _mm256_loadu_si256((const __m256i *)p[0]), rb = _mm256_loadu_si256((const __m256i *)p[1]);
+  __m256i rc = _mm256_loadu_si256((const __m256i *)p[2]), rd = _mm256_loadu_si256((const __m256i *)p[3]);
+  __m256i ab0 = _mm256_unpacklo_epi64(ra, rb), ab1 = _mm256_unpackhi_epi64(ra, rb);
+  __m256i cd0 = _mm256_unpacklo_epi64(rc, rd), cd1 = _mm256_unpackhi_epi64(rc, rd);
+  m[0] = _mm256_permute2x128_si256(ab0, cd0, 0x20);
+  m[1] = _mm256_permute2x128_si256(ab1, cd1, 0x20);
+  m[2] = _mm256_permute2x128_si256(ab0, cd0, 0x31);
+  m[3] = _mm256_permute2x128_si256(ab1, cd1, 0x31);
+}
+
+// Eight messages as two groups of four whose rounds alternate: one group alone leaves ports idle, waiting for itself.
+__attribute__((target("avx2"))) static inline void hash8_avx2(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[8], __m256i out[2]) {
+  __m256i m[4], n[4];
+  words4(p, m);
+  words4(p + 4, n);
+  const __m256i last = _mm256_set1_epi64x((long long)LAST), finish = _mm256_set1_epi64x(0xff);
+  __m256i v0 = _mm256_set1_epi64x((long long)(C0 ^ k0)), v1 = _mm256_set1_epi64x((long long)(C1 ^ k1));
+  __m256i v2 = _mm256_set1_epi64x((long long)(C2 ^ k0)), v3 = _mm256_set1_epi64x((long long)(C3 ^ k1));
+  __m256i w0 = v0, w1 = v1, w2 = v2, w3 = v3;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 5; i++) {
+    __m256i a = i < 4 ? m[i] : last, b = i < 4 ? n[i] : last;
+    v3 = _mm256_xor_si256(v3, a);
+    w3 = _mm256_xor_si256(w3, b);
+    ROUND4(v0, v1, v2, v3);
+    ROUND4(w0, w1, w2, w3);
+    ROUND4(v0, v1, v2, v3);
+    ROUND4(w0, w1, w2, w3);
+    v0 = _mm256_xor_si256(v0, a);
+    w0 = _mm256_xor_si256(w0, b);
+  }
+  v2 = _mm256_xor_si256(v2, finish);
+  w2 = _mm256_xor_si256(w2, finish);
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 4; i++) {
+    ROUND4(v0, v1, v2, v3);
+    ROUND4(w0, w1, w2, w3);
+  }
+  out[0] = _mm256_xor_si256(_mm256_xor_si256(v0, v1), _mm256_xor_si256(v2, v3));
+  out[1] = _mm256_xor_si256(_mm256_xor_si256(w0, w1), _mm256_xor_si256(w2, w3));
+}
+
+#define ROUND8(v0, v1, v2, v3) \
+  do { \
+    v0 = _mm512_add_epi64(v0, v1); v2 = _mm512_add_epi64(v2, v3); \
+    v1 = _mm512_xor_si512(_mm512_rol_epi64(v1, 13), v0); v3 = _mm512_xor_si512(_mm512_rol_epi64(v3, 16), v2); \
+    v0 = _mm512_rol_epi64(v0, 32); \
+    v2 = _mm512_add_epi64(v2, v1); v0 = _mm512_add_epi64(v0, v3); \
+    v1 = _mm512_xor_si512(_mm512_rol_epi64(v1, 17), v2); v3 = _mm512_xor_si512(_mm512_rol_epi64(v3, 21), v0); \
+    v2 = _mm512_rol_epi64(v2, 32); \
+  } while (0)
+
+// Eight messages: p[0], p[1], p[4], p[5] fill the lower halves in the order that two unpacks and a lane permutation
+// undo, so that lane i of the result belongs to p[i].
+__attribute__((target("avx512f"))) static inline __m512i hash8(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[8]) {
+  __m512i r0 = _mm512_inserti64x4(
+    _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p[0])), _mm256_loadu_si256((const __m256i *)p[4]), 1);
+  __m512i r1 = _mm512_inserti64x4(
+    _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p[1])), _mm256_loadu_si256((const __m256i *)p[5]), 1);
+  __m512i r2 = _mm512_inserti64x4(
+    _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p[2])), _mm256_loadu_si256((const __m256i *)p[6]), 1);
+  __m512i r3 = _mm512_inserti64x4(
+    _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p[3])), _mm256_loadu_si256((const __m256i *)p[7]), 1);
+  // Words 0|2 (lo) and 1|3 (hi) of messages 0,1 | 4,5 and of 2,3 | 6,7.
+  __m512i lo01 = _mm512_unpacklo_epi64(r0, r1), hi01 = _mm512_unpackhi_epi64(r0, r1);
+  __m512i lo23 = _mm512_unpacklo_epi64(r2, r3), hi23 = _mm512_unpackhi_epi64(r2, r3);
+  const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+  const __m512i second = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  __m512i m[5] = {
+    _mm512_permutex2var_epi64(lo01, first, lo23), _mm512_permutex2var_epi64(hi01, first, hi23),
+    _mm512_permutex2var_epi64(lo01, second, lo23), _mm512_permutex2var_epi64(hi01, second, hi23),
+    _mm512_set1_epi64((long long)LAST)};
+  __m512i v0 = _mm512_set1_epi64((long long)(C0 ^ k0)), v1 = _mm512_set1_epi64((long long)(C1 ^ k1));
+  __m512i v2 = _mm512_set1_epi64((long long)(C2 ^ k0)), v3 = _mm512_set1_epi64((long long)(C3 ^ k1));
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 5; i++) {
+    v3 = _mm512_xor_si512(v3, m[i]);
+    ROUND8(v0, v1, v2, v3);
+    ROUND8(v0, v1, v2, v3);
+    v0 = _mm512_xor_si512(v0, m[i]);
+  }
+  v2 = _mm512_xor_si512(v2, _mm512_set1_epi64(0xff));
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 4; i++) ROUND8(v0, v1, v2, v3);
+  return _mm512_xor_si512(_mm512_xor_si512(v0, v1), _mm512_xor_si512(v2, v3));
+}
+
+__attribute__((target("avx2"))) static void avx2_run(
+  uint64_t k0, uint64_t k1, const uint8_t *messages, size_t count, uint64_t *out) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const uint8_t *p[8];
+    __m256i hash[2];
+    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (i + j);
+    hash8_avx2(k0, k1, p, hash);
+    _mm256_storeu_si256((__m256i *)(out + i), hash[0]);
+    _mm256_storeu_si256((__m256i *)(out + i + 4), hash[1]);
+  }
+  for (; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
+}
+
+__attribute__((target("avx512f"))) static void avx512_run(
+  uint64_t k0, uint64_t k1, const uint8_t *messages, size_t count, uint64_t *out) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const uint8_t *p[8];
+    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (i + j);
+    _mm512_storeu_si512(out + i, hash8(k0, k1, p));
+  }
+  for (; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
+}
+#endif
+
+lp_siphash_kernel lp_siphash_best(void) {
+#if defined(__x86_64__)
+  static _Atomic int known = -1;
+  int best = atomic_load_explicit(&known, memory_order_relaxed);
+  if (best < 0) {
+    __builtin_cpu_init();
+    best = __builtin_cpu_supports("avx512f") ? LP_SIPHASH_AVX512
+      : __builtin_cpu_supports("avx2")       ? LP_SIPHASH_AVX2
+                                             : LP_SIPHASH_PORTABLE;
+    atomic_store_explicit(&known, best, memory_order_relaxed);
+  }
+  return (lp_siphash_kernel)best;
+#else
+  return LP_SIPHASH_PORTABLE;
+#endif
+}
+
+void lp_siphash24_32(
+  lp_siphash_kernel kernel, uint64_t k0, uint64_t k1, const uint8_t *messages, size_t count, uint64_t *out) {
+#if defined(__x86_64__)
+  if (kernel == LP_SIPHASH_AVX512) return avx512_run(k0, k1, messages, count, out);
+  if (kernel == LP_SIPHASH_AVX2) return avx2_run(k0, k1, messages, count, out);
+#endif
+  (void)kernel;
+  for (size_t i = 0; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
+}
+
+// Hashes eight messages; bit i of the result says that hash i passes the filter.
+typedef unsigned (*filter8)(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]);
+
+static unsigned portable_filter8(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]) {
+  unsigned hits = 0;
+  for (unsigned i = 0; i < 8; i++) {
+    hash[i] = lp_siphash24_32_one(k0, k1, p[i]);
+    uint64_t bit = hash[i] & mask;
+    hits |= (unsigned)((filter[bit >> 6] >> (bit & 63)) & 1) << i;
+  }
+  return hits;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static unsigned avx2_filter8(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]) {
+  __m256i h[2];
+  hash8_avx2(k0, k1, p, h);
+  unsigned hits = 0;
+  for (int half = 0; half < 2; half++) {
+    __m256i bit = _mm256_and_si256(h[half], _mm256_set1_epi64x((long long)mask));
+    __m256i word = _mm256_i64gather_epi64((const long long *)filter, _mm256_srli_epi64(bit, 6), 8);
+    // The bit wanted goes to the sign, which movemask collects.
+    __m256i up = _mm256_sub_epi64(_mm256_set1_epi64x(63), _mm256_and_si256(bit, _mm256_set1_epi64x(63)));
+    hits |= (unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_sllv_epi64(word, up))) << (4 * half);
+  }
+  _mm256_storeu_si256((__m256i *)hash, h[0]);
+  _mm256_storeu_si256((__m256i *)(hash + 4), h[1]);
+  return hits;
+}
+
+__attribute__((target("avx512f"))) static unsigned avx512_filter8(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]) {
+  __m512i h = hash8(k0, k1, p);
+  __m512i bit = _mm512_and_si512(h, _mm512_set1_epi64((long long)mask));
+  __m512i word = _mm512_i64gather_epi64(_mm512_srli_epi64(bit, 6), filter, 8);
+  __m512i chosen = _mm512_srlv_epi64(word, _mm512_and_si512(bit, _mm512_set1_epi64(63)));
+  _mm512_storeu_si512(hash, h);
+  return _mm512_test_epi64_mask(chosen, _mm512_set1_epi64(1));
+}
+#endif
+
+// The messages lie in the order of the slots, not of memory: fetch this many ahead.
+enum { AHEAD = 32 };
+
+size_t lp_siphash24_32_filter(
+  lp_siphash_kernel kernel, uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count,
+  const uint64_t *filter, unsigned bits, uint32_t *hit_slots, uint64_t *hit_hashes) {
+  const uint64_t mask = ((uint64_t)1 << bits) - 1;
+  filter8 test = portable_filter8;
+#if defined(__x86_64__)
+  if (kernel == LP_SIPHASH_AVX512) test = avx512_filter8;
+  if (kernel == LP_SIPHASH_AVX2) test = avx2_filter8;
+#endif
+  (void)kernel;
+  size_t hits = 0, left = count;
+  while (left > 0) {
+    const uint8_t *p[8];
+    uint32_t slot[8];
+    uint64_t hash[8];
+    unsigned n = 0;
+    while (n < 8 && left > 0) {
+      left--;
+      // A prefetch of a skipped slot's address is harmless: it cannot fault.
+      if (left >= AHEAD) __builtin_prefetch(messages + 32 * (size_t)slots[left - AHEAD]);
+      slot[n] = slots[left];
+      p[n] = messages + 32 * (size_t)slots[left];
+      n += slots[left] != UINT32_MAX;
+    }
+    if (n == 0) break;
+    // A last, partial group is filled with copies of its first.
+    for (unsigned i = n; i < 8; i++) p[i] = p[0];
+    unsigned found = test(k0, k1, p, filter, mask, hash) & ((1u << n) - 1);
+    while (found) {
+      unsigned i = (unsigned)__builtin_ctz(found);
+      found &= found - 1;
+      hit_slots[hits] = slot[i];
+      hit_hashes[hits] = hash[i];
+      hits++;
+    }
+  }
+  return hits;
+}
