@@ -4,7 +4,7 @@ import Glibc
 
 /// The key of overlay short ids: derived from the overlay's secret and the hash of the block before the one described,
 /// so that every relay can prepare its index before the block exists.
-public struct ShortIDKey: Hashable, Sendable, BitwiseCopyable {
+public struct OverlayIDKey: Hashable, Sendable, BitwiseCopyable {
   public var k0, k1: UInt64
   @inlinable public init(k0: UInt64, k1: UInt64) {
     self.k0 = k0
@@ -24,7 +24,7 @@ public struct ShortIDIndex: ~Copyable {
   static let slotBits: UInt64 = 24
 
   struct Generation {
-    var key: ShortIDKey?
+    var key: OverlayIDKey?
     let cells: UnsafeMutablePointer<UInt64>
     /// Cells from here on may hold ids of the key before: zeroed in slices, too.
     var cleared = 0
@@ -66,10 +66,10 @@ public struct ShortIDIndex: ~Copyable {
   @inline(__always) func home(_ id: UInt64) -> Int { Int(truncatingIfNeeded: (id &* multiplier) >> shift) }
 
   /// The key's generation, if it is one of the two.
-  func generation(_ key: ShortIDKey) -> Generation? { generations.first { $0.key == key } }
+  func generation(_ key: OverlayIDKey) -> Generation? { generations.first { $0.key == key } }
 
   /// Starts the key's generation in place of the one asked for longest ago, unless it is there.
-  mutating func prepare(_ key: ShortIDKey) {
+  mutating func prepare(_ key: OverlayIDKey) {
     uses += 1
     if let present = generations.firstIndex(where: { $0.key == key }) {
       generations[present].used = uses

@@ -12,7 +12,7 @@ extension TransactionStore {
 
   /// The index is wanted for this key: call it when the tip changes. It replaces the key asked for longest ago; at once
   /// ready when it is one of the two held.
-  public mutating func prepareShortIDs(_ key: ShortIDKey) { shortIDs.prepare(key) }
+  public mutating func prepareShortIDs(_ key: OverlayIDKey) { shortIDs.prepare(key) }
 
   /// Goes on building the index; true when it is complete. `budget` counts slots: 2,000 take less than 100 µs.
   @discardableResult
@@ -21,9 +21,9 @@ extension TransactionStore {
   }
 
   /// Whether a match for this key costs the ids looked for, and not the store.
-  public func isIndexed(_ key: ShortIDKey) -> Bool { shortIDs.generation(key)?.cursor == .max }
+  public func isIndexed(_ key: OverlayIDKey) -> Bool { shortIDs.generation(key)?.cursor == .max }
 
-  public func shortID(_ wtxid: Hash256, _ key: ShortIDKey) -> UInt64 {
+  public func shortID(_ wtxid: Hash256, _ key: OverlayIDKey) -> UInt64 {
     shortIDs.id(SipHash(k0: key.k0, k1: key.k1).hash(wtxid))
   }
 
@@ -31,7 +31,7 @@ extension TransactionStore {
   /// `ids[i]` and whose serialised length is `byteCounts[i]`, or `missing`: also when two entries fit, or when one
   /// entry fits two positions. Right for any key at any time; fast when `isIndexed(key)`.
   public func match(
-    ids: Span<UInt64>, byteCounts: Span<UInt32>, key: ShortIDKey, into slots: inout [UInt32]
+    ids: Span<UInt64>, byteCounts: Span<UInt32>, key: OverlayIDKey, into slots: inout [UInt32]
   ) {
     precondition(ids.count == byteCounts.count)
     slots.removeAll(keepingCapacity: true)
@@ -76,7 +76,7 @@ extension TransactionStore {
   /// transactions before others, then the side and the orphans; the search ends when all ids are found. `overTxids` is
   /// for compact blocks version 1.
   public func match(
-    compactIDs ids: Span<UInt64>, key: SipHash, overTxids: Bool = false, into slots: inout [UInt32]
+    compactIDs ids: Span<UInt64>, key: ShortIDKey, overTxids: Bool = false, into slots: inout [UInt32]
   ) {
     slots.removeAll(keepingCapacity: true)
     slots.append(contentsOf: repeatElement(TransactionStore.missing, count: ids.count))
@@ -85,7 +85,7 @@ extension TransactionStore {
     for index in ids.indices where ids[index] != TransactionStore.noID { left += 1 }
     if left == 0 { return }
     let wanted = WantedIDs(ids, mask: 1 << 48 - 1, multiplier: shortIDs.multiplier)
-    var scan = IDScan(key, kernel: shortIDs.kernel)
+    var scan = IDScan(SipHash(k0: key.k0, k1: key.k1), kernel: shortIDs.kernel)
     for kind in TransactionClass.allCases {
       for queue in TransactionStore.queueOrder(kind) {
         scan.run(queues[queue].slots, overTxids ? txids : wtxids, wanted) { index, slot in

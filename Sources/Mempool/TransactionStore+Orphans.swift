@@ -58,7 +58,8 @@ extension TransactionStore {
   private mutating func stopWaiting(_ cell: Int) {
     let (key, parents) = (key, orphans.parents)
     orphans.waiting.remove(UInt32(cell + 1), hash: key.hash(parents[cell])) { key.hash(parents[Int($0 - 1)]) }
-    orphans.missing[cell / TransactionStore.missingParentsMax] &= ~(1 << UInt8(cell % TransactionStore.missingParentsMax))
+    orphans.missing[cell / TransactionStore.missingParentsMax] &=
+      ~(1 << UInt8(cell % TransactionStore.missingParentsMax))
   }
 
   /// Orphans that waited for this transaction alone go to the side, and so do those that waited for them.

@@ -8,12 +8,13 @@ import Testing
 /// A real block, parsed and hashed.
 struct Sample {
   let bytes: [UInt8]
-  var block: ParsedBlock
+  let block: ParsedBlock
 
   init(_ name: String) throws {
-    bytes = try RealBlocks.bytes(name)
-    block = try ParsedBlock(parsing: bytes.span.bytes)
+    let bytes = try RealBlocks.bytes(name)
+    var block = try ParsedBlock(parsing: bytes.span.bytes)
     block.hashAll(in: bytes.span.bytes)
+    (self.bytes, self.block) = (bytes, block)
   }
 
   /// A store with the block's transactions, except those that `leavingOut` names.
@@ -30,7 +31,7 @@ struct Sample {
 }
 
 @Suite struct SketchTests {
-  let key = ShortIDKey(k0: 0x0123_4567_89AB_CDEF, k1: 0xFEDC_BA98_7654_3210)
+  let key = OverlayIDKey(k0: 0x0123_4567_89AB_CDEF, k1: 0xFEDC_BA98_7654_3210)
 
   @Test(arguments: RealBlocks.names)
   func realBlocksComeBackWholeFromTheirSketchAndStore(_ name: String) throws {
@@ -45,7 +46,8 @@ struct Sample {
     var store = try sample.store()
     store.prepareShortIDs(key)
     while !store.advanceShortIDs() {}
-    #expect(store.isIndexed(key))
+    let isIndexed = store.isIndexed(key)
+    #expect(isIndexed)
     var slots: [UInt32] = []
     sketch.match(in: store, key: key, into: &slots)
     var body = [UInt8](repeating: 0, count: sketch.bodyByteCount)

@@ -42,7 +42,7 @@ public struct Sketch: Sendable {
 
   /// Finds the transactions in a store. `slots[i]` becomes the slot of the entry that transaction i is taken to be, or
   /// `TransactionStore.missing` for those that are explicit, absent or ambiguous.
-  public func match(in store: borrowing TransactionStore, key: ShortIDKey, into slots: inout [UInt32]) {
+  public func match(in store: borrowing TransactionStore, key: OverlayIDKey, into slots: inout [UInt32]) {
     store.match(ids: shortIDs.span, byteCounts: byteCounts.span, key: key, into: &slots)
   }
 }

@@ -7,7 +7,7 @@ extension Sketch {
   /// Builds and serialises the sketch of a parsed block whose ids are known. `explicit` names further transactions
   /// that receivers surely lack, ascending; the coinbase is always explicit.
   public static func encode(
-    _ block: ParsedBlock, in body: RawSpan, explicit: [Int] = [], key: ShortIDKey
+    _ block: ParsedBlock, in body: RawSpan, explicit: [Int] = [], key: OverlayIDKey
   ) -> [UInt8] {
     var byteCounts: [UInt32] = []
     byteCounts.reserveCapacity(block.transactions.count)
@@ -24,7 +24,7 @@ extension Sketch {
   /// explicit one's id is not used), and where in `source` the explicit ones' bytes are. `explicit` ascends and begins
   /// with the coinbase.
   public static func encode(
-    wtxids: Span<Hash256>, byteCounts: Span<UInt32>, explicit: [Explicit], source: RawSpan, key: ShortIDKey
+    wtxids: Span<Hash256>, byteCounts: Span<UInt32>, explicit: [Explicit], source: RawSpan, key: OverlayIDKey
   ) -> [UInt8] {
     let count = wtxids.count
     precondition(count == byteCounts.count && explicit.first?.index == 0)
@@ -68,7 +68,7 @@ extension Sketch {
   }
 
   private static func writeShortIDs(
-    _ wtxids: Span<Hash256>, _ explicit: [Explicit], _ key: ShortIDKey, to start: UnsafeMutableRawPointer
+    _ wtxids: Span<Hash256>, _ explicit: [Explicit], _ key: OverlayIDKey, to start: UnsafeMutableRawPointer
   ) -> UnsafeMutableRawPointer {
     let batch = 256
     let kernel = lp_siphash_best()
