@@ -52,7 +52,7 @@ let package = Package(
     room("Uring", ["Ground", "CRing", "CLiburing"]),
     room(
       "Relay", ["Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "Ground", "CKernels"],
-      exclude: ["README.md", "PROTOCOL.md", "SKETCH.md"]),
+      exclude: ["README.md", "PROTOCOL.md", "SKETCH.md", "REDUNDANCY.md"]),
     room("Topology", ["Ground", "CLibsecp256k1"]),
 
     room("Measurement", ["Ground"]),
@@ -65,7 +65,7 @@ let package = Package(
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
     tests("Wire", ["Ground"]),
     tests("Mempool", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
-    tests("Relay", ["Ground", "Bitcoin", "Mempool", "RealBlocks"]),
+    tests("Relay", ["Ground", "Bitcoin", "Mempool", "Wire", "RealBlocks"]),
     tests("Session", ["Ground", "Wire"]),
     tests("Measurement", ["Ground"]),
     tests("Topology", ["Ground"]),
