@@ -1,1 +1,120 @@
+import Bitcoin
+import CKernels
+import Foundation
+import Ground
 import Harness
+import RealBlocks
+
+// Parsing and hashing a whole block, and BIP152 encoding, against the bare compression function in the same run.
+//
+//   bench-bitcoin [--block FILE]…    other blocks than 702861, raw network serialisation
+
+func run(_ name: String, _ bytes: [UInt8]) {
+  let span = bytes.span.bytes
+  let kernel = SHA256.Kernel.best
+  guard let probe = try? ParsedBlock(parsing: span) else { Harness.fail("\(name): not a block") }
+
+  // What the work costs in compressions: each id is a hash of its bytes and one of 32 bytes, each Merkle node three.
+  func compressions(_ count: Int) -> Int { (count + 9 + 63) / 64 + 1 }
+  func tree(_ leaves: Int) -> Int {
+    var nodes = 0
+    var level = leaves
+    while level > 1 {
+      level = (level + 1) / 2
+      nodes += level
+    }
+    return 3 * nodes
+  }
+  let hasCommitment = probe.hasWitness
+  var total = compressions(80) + tree(probe.transactions.count)
+  for transaction in probe.transactions {
+    total += compressions(transaction.byteCount)
+    if transaction.hasWitness { total += compressions(transaction.strippedByteCount) }
+  }
+  if hasCommitment { total += tree(probe.transactions.count) + 3 }
+
+  var whole: [Double] = []
+  var parse: [Double] = []
+  var plain: [Double] = []
+  let ballast = SeededBallast.bytes
+  // Alternating, so that all three meet the same machine.
+  for round in 0..<120 {
+    let a = Harness.now()
+    guard var block = try? ParsedBlock(parsing: span) else { Harness.fail("\(name): not a block") }
+    let b = Harness.now()
+    block.hashAll(in: span, kernel: kernel)
+    let isWhole = checkBody(of: block, in: span, rules: BodyRules(statedHeight: nil, segwit: hasCommitment))
+    Harness.keep(block.hash)
+    let c = Harness.now()
+    guard isWhole == .valid else { Harness.fail("\(name): \(isWhole)") }
+    compress(total, ballast, kernel)
+    let d = Harness.now()
+    if round >= 20 {
+      parse.append((b - a).milliseconds)
+      whole.append((c - a).milliseconds)
+      plain.append((d - c).milliseconds)
+    }
+  }
+  parse.sort()
+  whole.sort()
+  plain.sort()
+  Harness.report("bitcoin", "block_bytes", Double(bytes.count), "B")
+  Harness.report("bitcoin", "block_transactions", Double(probe.transactions.count), "1")
+  Harness.report("bitcoin", "block_compressions", Double(total), "1")
+  Harness.report("bitcoin", "block_parse_ms", Harness.median(parse), "ms")
+  Harness.report("bitcoin", "block_hash_ms", Harness.median(whole), "ms")
+  Harness.report("bitcoin", "plain_hash_ms", Harness.median(plain), "ms")
+  Harness.report("bitcoin", "block_hash_ratio", Harness.median(whole) / Harness.median(plain), "1")
+
+  var hashed = probe
+  hashed.hashAll(in: span)
+  var writer = ByteWriter(reserving: 8 * probe.transactions.count + 100_000)
+  let encode = Harness.times(least: 50, seconds: 0.5) {
+    writer = ByteWriter(reserving: 8 * probe.transactions.count + 100_000)
+    CompactBlock.encode(hashed, in: span, nonce: 7, to: &writer)
+  }
+  let payload = writer.bytes
+  let decode = Harness.times(least: 50, seconds: 0.5) {
+    Harness.keep(try! CompactBlock(parsing: payload.span.bytes).transactionCount)
+  }
+  Harness.report("bitcoin", "cmpct_bytes", Double(payload.count), "B")
+  Harness.report("bitcoin", "cmpct_encode_ms", Harness.median(encode), "ms")
+  Harness.report("bitcoin", "cmpct_decode_ms", Harness.median(decode), "ms")
+}
+
+/// The fastest SHA-256 here on nothing but itself: two runs of blocks through the compression function.
+func compress(_ count: Int, _ ballast: [UInt8], _ kernel: SHA256.Kernel) {
+  ballast.withUnsafeBufferPointer { bytes in
+    withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 16) { states in
+      states.initialize(repeating: 1)
+      let state = states.baseAddress!
+      let half = bytes.count / 128
+      var left = (count + 1) / 2
+      while left > 0 {
+        let now = min(left, half)
+        lp_sha256_compress_pair(
+          kernel.code, state, bytes.baseAddress!, state + 8, bytes.baseAddress! + 64 * half, now)
+        left -= now
+      }
+      Harness.keep(states[0])
+    }
+  }
+}
+
+enum SeededBallast {
+  /// As much as a block, so that it comes from the same caches.
+  static let bytes: [UInt8] = {
+    var random = SeededRandom(seed: 1)
+    return random.bytes(1 << 20)
+  }()
+}
+
+let files = Harness.options("block")
+if files.isEmpty {
+  run("702861", try RealBlocks.bytes("702861"))
+} else {
+  for file in files {
+    guard let data = try? Data(contentsOf: URL(fileURLWithPath: file)) else { Harness.fail("can't read \(file)") }
+    run(file, [UInt8](data))
+  }
+}
