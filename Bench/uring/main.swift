@@ -5,7 +5,7 @@ import Synchronization
 import Uring
 import UringSupport
 
-// bench uring [--rounds N] [--seconds S] [--only throughput|rtt|cpu|pacing]
+// bench uring [--rounds N] [--seconds S] [--only throughput|rtt|cpu|pacing|engine]
 // The engine against plain system calls on loopback, in the same run and taking turns. Two cores: sender and receiver
 // each have one to themselves in every method.
 
@@ -20,6 +20,8 @@ func wait(_ seconds: Double) { usleep(UInt32(seconds * 1e6)) }
 func configuration(cpu: Int, _ change: (inout EngineConfiguration) -> Void = { _ in }) -> EngineConfiguration {
   var c = EngineConfiguration(listen: [.loopbackIPv4])
   c.cpu = cpu
+  if let room = Harness.options("room").first.flatMap({ Int($0) }) { c.roomUnlimited = room }
+  if let buffers = Harness.options("buffers").first.flatMap({ Int($0) }) { c.receiveBuffers = buffers }
   change(&c)
   return c
 }
@@ -123,6 +125,12 @@ func engine(rate: LinkRate, seconds: Double = seconds) -> EngineRun {
 }
 
 func median(_ values: [Double]) -> Double { Harness.median(values.sorted()) }
+
+// For profilers: the engine alone.
+if only.contains("engine") {
+  let run = engine(rate: .unlimited)
+  report("throughput_kpps", run.rate / 1e3, "kpps")
+}
 
 if wants("throughput") {
   var (single, many, plain, ours) = ([Double](), [Double](), [Double](), [Double]())

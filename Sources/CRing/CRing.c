@@ -98,7 +98,7 @@ int thread_pin(int cpu) {
 void thread_set_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 void thread_set_timer_slack(unsigned long ns) { prctl(PR_SET_TIMERSLACK, ns, 0, 0, 0); }
 
-int event_descriptor(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }
+int event_descriptor(void) { return eventfd(0, EFD_CLOEXEC); }
 
 long socket_drops(int fd) {
   uint32_t info[SK_MEMINFO_VARS];

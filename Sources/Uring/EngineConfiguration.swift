@@ -28,7 +28,7 @@ public struct EngineConfiguration: Sendable {
   /// How much of a link's rate its queue should hold, as `DatagramSink.room` tells the core.
   public var roomInterval = Interval.microseconds(200)
   /// `room` of a link without rate limit, bytes.
-  public var roomUnlimited = 256 << 10
+  public var roomUnlimited = 512 << 10
   /// Replies to addresses without link, per second, and how many may come at once.
   public var repliesPerSecond = 2_000
   public var replyBurst = 128

@@ -113,14 +113,7 @@ extension WakeHandle {
   /// Blocks the calling thread until somebody signals, and clears the signal. For threads that wait for nothing else.
   public func sleep() {
     var value: UInt64 = 0
-    while read(descriptor, &value, 8) < 0 {
-      if errno == EAGAIN {
-        var descriptors = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        _ = poll(&descriptors, 1, -1)
-      } else if errno != EINTR {
-        break
-      }
-    }
+    while read(descriptor, &value, 8) < 0 && errno == EINTR {}
     clear()
   }
 }

@@ -101,5 +101,5 @@ size_t control_put_segment(void *control, uint16_t segment);
 int thread_pin(int cpu);                 // 0 or errno
 void thread_set_name(const char *name);  // at most 15 bytes are kept
 void thread_set_timer_slack(unsigned long ns);
-int event_descriptor(void);              // non-blocking, close-on-exec eventfd or -1
+int event_descriptor(void);              // close-on-exec eventfd, or -1. Blocking: io_uring waits only on such
 long socket_drops(int fd);               // SO_MEMINFO: datagrams dropped so far, -1 when the kernel can't say
