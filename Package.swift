@@ -54,6 +54,7 @@ let package = Package(
       "Relay", ["Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "Ground", "CKernels"],
       exclude: ["README.md", "PROTOCOL.md", "SKETCH.md", "REDUNDANCY.md"]),
     room("Topology", ["Ground", "CLibsecp256k1"]),
+    room("Simulation", ["Ground", "Topology"]),
 
     room("Measurement", ["Ground"]),
     room("RegtestNode", []),
@@ -69,6 +70,7 @@ let package = Package(
     tests("Session", ["Ground", "Wire"]),
     tests("Measurement", ["Ground"]),
     tests("Topology", ["Ground"]),
+    tests("Simulation", ["Ground", "Topology"]),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
     tests("Uring", ["Ground", "CRing", "UringSupport"]),
 
@@ -76,6 +78,7 @@ let package = Package(
     bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
+    bench("simulation", ["Simulation", "Ground"]),
     bench("session", ["Session", "Ground", "CLibsodium"]),
   ]
 )
