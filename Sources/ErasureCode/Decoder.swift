@@ -141,7 +141,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
 
   // MARK: Data coming in
 
-  /// Tells that the object has `bytes` at `range`. Bytes told before must agree.
+  /// Tells that the object has `bytes` at `range`. Bytes told before must agree, and so must solved ones: if it is the
+  /// solution that is wrong, `withdraw` or `reopen` first.
   /// - Throws: `ErasureError.rangeOutOfBounds`; `.contradictsKnown`, and then nothing of the range is stored.
   public mutating func addKnown(_ range: Range<Int>, _ bytes: RawSpan) throws(ErasureError) {
     guard range.lowerBound >= 0, range.upperBound <= shape.byteCount, bytes.byteCount == range.count else {
@@ -166,7 +167,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     for i in range.count..<bytes.byteCount where unsafe bytes.unsafeLoad(fromByteOffset: i, as: UInt8.self) != 0 {
       throw .paddingNotZero(byte: i)
     }
-    let wasThere = coverage.contains(range)
+    let wasThere = solved || coverage.contains(range)
     try addKnown(range, bytes.extracting(0..<range.count))
     sourceBits.base[index / 8] |= 1 << UInt8(index % 8)
     if wasThere { throw .duplicateSource(index: index) }
@@ -230,7 +231,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     guard range.lowerBound >= 0, range.upperBound <= shape.byteCount else {
       throw .rangeOutOfBounds(lower: range.lowerBound, upper: range.upperBound, limit: shape.byteCount)
     }
-    unsolve()
+    reopen()
     if range.isEmpty || !coverage.overlaps(range) { return }
     coverage.remove(range)
     data.zero(range)
@@ -243,8 +244,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     mustTransform = !shape.isDirect
   }
 
-  /// Forgets the solution; what was told stays.
-  private mutating func unsolve() {
+  /// Forgets the solution, when it proved wrong; what was told and held stays.
+  public mutating func reopen() {
     if !solved { return }
     solved = false
     eachUntoldRun { decoder, range in decoder.data.zero(range) }
@@ -264,8 +265,11 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
 
   /// Stores bytes not told before; the first one that contradicts, in which case nothing is stored.
   private mutating func store(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) -> Int? {
+    if solved {
+      for i in range where data.base[i] != bytes[i - range.lowerBound] { return i }
+      return nil
+    }
     if !coverage.overlaps(range) {
-      unsolveFor(range)
       storeNew(range, bytes)
       return nil
     }
@@ -281,7 +285,6 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
       at = run.range.upperBound
     }
     if !hasNew { return nil }
-    unsolveFor(range)
     at = range.lowerBound
     while at < range.upperBound {
       let run = coverage.run(from: at, limit: range.upperBound)
@@ -290,9 +293,6 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     }
     return nil
   }
-
-  /// New bytes after the object was solved: it may have been solved wrong, so it is solved again with them.
-  private mutating func unsolveFor(_ range: Range<Int>) { unsolve() }
 
   private mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
     (data.base + range.lowerBound).update(from: bytes, count: range.count)
@@ -333,7 +333,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   /// Multiplications to make the transform and the rows that are held or to come.
   private mutating func transformCost() -> Int {
     let rows = repairsHeld + needed
-    return shape.strips * (shape.transformBlocks + rows * 12 + shape.points)
+    return shape.strips * (shape.groupTransformBlocks + shape.sourceCount * (1 + rows / 128) + rows * 4)
   }
 
   /// Is the transform out of date by so much that making it anew is cheaper than adding the late ranges row by row?
@@ -480,11 +480,11 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
 
   // MARK: Blame
 
-  /// Which of the chunks and ranges told or held disagree with the true object.
+  /// Which of the chunks and ranges told or held disagree with the true object. Reopens a solved decoder.
   /// - Throws: `ErasureError.wrongSize` unless `truth` has exactly `shape.byteCount` bytes.
   public mutating func wrongChunks(_ truth: RawSpan) throws(ErasureError) -> WrongChunks {
     var encoder = try Encoder(truth, shape: shape, kernel: kernel)
-    unsolve()
+    reopen()
     var wrong = WrongChunks()
     truth.withUnsafeBytes { true_ in
       for chunk in 0..<shape.sourceCount {

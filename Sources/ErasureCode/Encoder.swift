@@ -7,7 +7,7 @@ import CKernels
 /// indexes, one a peer say, advance side by side at the price of one. Objects of up to 40 chunks need no preparation.
 /// Memory: at most 3 × the object + 16 batches of 256 chunks. Nothing allocates after `init`.
 public struct Encoder: ~Copyable, @unchecked Sendable {
-  public let shape: ObjectShape
+  public private(set) var shape: ObjectShape
   let kernel: Kernel
   /// Source rows in natural order, padded.
   var source: AlignedBytes
@@ -16,7 +16,6 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
   var late: LateRanges
   /// Planar source rows of a small object.
   private var planar = AlignedBytes()
-  private let row: AlignedBytes
 
   /// - Throws: `ErasureError.wrongSize` unless `object` has exactly `shape.byteCount` bytes.
   public init(_ object: RawSpan, shape: ObjectShape, kernel: Kernel = .best) throws(ErasureError) {
@@ -25,13 +24,29 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
     }
     self.shape = shape
     self.kernel = kernel
-    source = AlignedBytes(shape.paddedByteCount)
+    source = AlignedBytes()
+    spectrum = Spectrum(shape, kernel: kernel)
+    late = LateRanges()
+    load(object)
+  }
+
+  /// Starts on another object with the memory there is; allocates only for a larger one.
+  /// - Throws: `ErasureError.wrongSize` unless `object` has exactly `shape.byteCount` bytes.
+  public mutating func reset(_ object: RawSpan, shape: ObjectShape) throws(ErasureError) {
+    guard object.byteCount == shape.byteCount else {
+      throw .wrongSize(bytes: object.byteCount, expected: shape.byteCount)
+    }
+    self.shape = shape
+    spectrum.reset(shape)
+    load(object)
+  }
+
+  private mutating func load(_ object: RawSpan) {
+    source.reserve(shape.paddedByteCount)
     let memory = UnsafeMutableRawPointer(source.base)
     object.withUnsafeBytes { memory.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
     source.zero(shape.byteCount..<shape.paddedByteCount)
-    spectrum = Spectrum(shape, kernel: kernel)
-    late = LateRanges()
-    row = AlignedBytes(shape.chunkSize)
+    late.clear()
     if shape.isDirect { makePlanar() } else { spectrum.begin() }
   }
 
@@ -42,7 +57,6 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
     decoder.closeTransform()
     shape = decoder.shape
     kernel = decoder.kernel
-    row = AlignedBytes(decoder.shape.chunkSize)
     source = decoder.data
     spectrum = decoder.spectrum
     late = decoder.late

@@ -53,6 +53,8 @@ public struct ObjectShape: Hashable, Sendable {
   /// Objects of so few chunks make repair chunks straight from the generator's rows, without transforms.
   package var isDirect: Bool { sourceCount <= 40 }
 
-  /// Multiplications of one 64-byte block in a transform of K rows, either direction.
+  /// Multiplications of one 64-byte block in the transforms of one strip's groups of source rows.
+  package var groupTransformBlocks: Int { sourceCount / 2 * min(bits, 8) }
+  /// The same in a transform of K rows, either direction.
   package var transformBlocks: Int { points / 2 * bits * 4 / 5 }
 }

@@ -392,8 +392,8 @@ struct Solver: ~Copyable {
     for (t, entry) in touched.enumerated() {
       let (first, last) = (Int(entry.first), Int(entry.last))
       for strip in first..<last {
-        let unknown = coverage.unknown(block: Int(entry.chunk) * shape.strips + strip)
-        masks[strip - first] = unknown | unknown << 1
+        // Of a symbol that is half told, only the other half: should the told one be wrong, it is not hidden.
+        masks[strip - first] = ~coverage.told(block: Int(entry.chunk) * shape.strips + strip)
       }
       kernel.ops.pointee.join(
         data + Int(entry.chunk) * shape.chunkSize + first * 64, sums.base + t * shape.chunkSize + first * 64,

@@ -1,10 +1,15 @@
 import CKernels
 
-/// The transform of an object: its coefficients in the novel polynomial basis (Lin, Al-Naffouri, Han, Chung 2016), and
-/// batches of repair rows evaluated from them. Encoder and decoder share it.
+/// The transform of an object, and batches of repair rows evaluated from it. Encoder and decoder share it.
 ///
-/// Everything lies strip by strip: for each 64-byte block of the chunks' width, K rows of one block. A strip of 2,048
-/// rows is 128 KB, so a whole transform runs in the second-level cache, and work stops and resumes between strips.
+/// Each aligned group of 256 source rows is interpolated on its own: its coefficients in the novel polynomial basis
+/// (Lin, Al-Naffouri, Han, Chung 2016). At the points of a batch, which are an aligned group of at most 256 too, a
+/// group's share of the repair rows is its polynomial times a constant (CODE.md), so a batch adds the groups'
+/// coefficients up, each times its constant, and evaluates the sum: one multiplication per source row, and the batch's
+/// own small transform. A transform over all K points would cost more to make and no less to evaluate.
+///
+/// Everything lies strip by strip: for each 64-byte block of the chunks' width, all rows of one block. A strip of 1,280
+/// rows is 80 KB, so its transform runs in the second-level cache, and work stops and resumes between strips.
 package struct Spectrum: ~Copyable {
   enum State { case empty, building, ready }
 
@@ -18,7 +23,8 @@ package struct Spectrum: ~Copyable {
   }
 
   static let slots = 16
-  static let largestBatchBits = 8
+  /// Rows of a group of source rows, and of a large batch.
+  static let groupBits = 8
   static let smallBatchBits = 6
 
   let kernel: Kernel
@@ -42,7 +48,7 @@ package struct Spectrum: ~Copyable {
     self.shape = shape
     clear()
     if shape.isDirect { return }
-    coefficients.reserve(shape.points * shape.chunkSize)
+    coefficients.reserve(rows * shape.chunkSize)
     batchRows.reserve(Self.slots * slotBytes)
     multipliers.reserve(Self.slots * slotMultipliers * 2)
   }
@@ -58,9 +64,11 @@ package struct Spectrum: ~Copyable {
     for slot in 0..<Self.slots { batches[slot] = Batch() }
   }
 
-  private var largestBits: Int { min(Self.largestBatchBits, shape.bits) }
+  private var largestBits: Int { min(Self.groupBits, shape.bits) }
+  /// Source rows rounded up to whole groups.
+  private var rows: Int { ((shape.sourceCount + (1 << largestBits) - 1) >> largestBits) << largestBits }
   private var slotBytes: Int { shape.chunkSize << largestBits }
-  private var slotMultipliers: Int { max(1, shape.points >> Self.smallBatchBits) }
+  private var slotMultipliers: Int { rows >> min(Self.smallBatchBits, shape.bits) }
 
   // MARK: Coefficients
 
@@ -71,12 +79,16 @@ package struct Spectrum: ~Copyable {
 
   /// Transforms one strip of the source rows. Returns the work done.
   mutating func step(_ source: UnsafePointer<UInt8>) -> Int {
-    let rows = coefficients.base + strip * shape.points * 64
-    kernel.ops.pointee.split(rows, 64, source + strip * 64, shape.chunkSize, shape.sourceCount)
-    kernel.ops.pointee.ifft(rows, UInt32(shape.bits), 0, 0, UInt32(shape.sourceCount))
+    let base = coefficients.base + strip * rows * 64
+    kernel.ops.pointee.split(base, 64, source + strip * 64, shape.chunkSize, shape.sourceCount)
+    let size = 1 << largestBits
+    for group in stride(from: 0, to: shape.sourceCount, by: size) {
+      kernel.ops.pointee.ifft(
+        base + group * 64, UInt32(largestBits), UInt32(group), 0, UInt32(min(size, shape.sourceCount - group)))
+    }
     strip += 1
     if strip == shape.strips { state = .ready }
-    return shape.transformBlocks
+    return shape.groupTransformBlocks
   }
 
   // MARK: Batches
@@ -114,30 +126,35 @@ package struct Spectrum: ~Copyable {
     if batch.strips == shape.strips { return 0 }
     let count = 1 << batch.bits
     let out = batchRows.base + slot * slotBytes + batch.strips * count * 64
-    let from = coefficients.base + batch.strips * shape.points * 64
+    let from = coefficients.base + batch.strips * rows * 64
     let by = multipliers.bound(to: UInt16.self) + slot * slotMultipliers
-    // Fold the K coefficients to `count`: at the batch's points, each higher basis polynomial is constant.
-    let parts = shape.points >> batch.bits
-    out.update(from: from, count: count * 64)
-    for part in 1..<max(parts, 1) {
+    kernel.ops.pointee.mul(out, from, count, by[0])
+    for part in 1..<max(rows >> batch.bits, 1) {
       kernel.ops.pointee.muladd(out, from + part * count * 64, count, by[part])
     }
     kernel.ops.pointee.fft(out, UInt32(batch.bits), UInt32(batch.start), 0, UInt32(count))
     batches[slot].strips += 1
-    return shape.points - count + count / 2 * batch.bits
+    return rows + count / 2 * batch.bits
   }
 
   private mutating func open(_ x: Int, bits: Int) -> Int {
     var slot = 0
     for other in 1..<Self.slots where batches[other].used < batches[slot].used { slot = other }
     batches[slot] = Batch(start: (x >> bits) << bits, bits: bits, strips: 0, used: clock)
-    // The l-th subspace polynomial at point x is the point x >> l (CODE.md); bit l of `part` stands for it.
     let by = multipliers.bound(to: UInt16.self) + slot * slotMultipliers
-    by[0] = 1
-    for level in bits..<max(shape.bits, bits) {
-      let half = 1 << (level - bits)
-      for part in 0..<half {
-        by[half + part] = UInt16(Field.shared.product(Int(by[part]), x >> level))
+    let field = Field.shared
+    let foldings = 1 << (largestBits - bits)
+    for group in 0..<rows >> largestBits {
+      // s_k(x) / s_8(x + group): the l-th subspace polynomial at point x is the point x >> l.
+      let share = field.product(x >> shape.bits, Int(field.inverse[(x >> largestBits) ^ group]))
+      by[group * foldings] = UInt16(share)
+    }
+    // A batch smaller than a group folds the group's coefficients: on it, the higher basis polynomials are constant.
+    for group in 0..<rows >> largestBits {
+      let part = by + group * foldings
+      for level in bits..<max(largestBits, bits) {
+        let half = 1 << (level - bits)
+        for low in 0..<half { part[half + low] = UInt16(field.product(Int(part[low]), x >> level)) }
       }
     }
     return slot
