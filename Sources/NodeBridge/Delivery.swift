@@ -1,0 +1,296 @@
+import Bitcoin
+import Ground
+
+/// A block on its way to a node.
+struct Delivery {
+  /// The node's answer is waited for this long; a 4 MB block takes a slow node some hundred milliseconds.
+  static let limit = Interval.seconds(20)
+
+  var hash: Hash256
+  var previous: Hash256
+  var method: DeliveryMethod
+  var byteCount: Int
+  /// Share of the block's transactions that the node lacked, by the mirror.
+  var missingShare: Double
+  var started: Instant
+  var written: Instant
+  /// Methods tried, the present one too.
+  var tried: [DeliveryMethod]
+  /// Fences on their way: only when the last one is answered is it certain that the node has dealt with all of it.
+  var fences = 0
+}
+
+/// How long this node takes with each form of block, learned from every delivery; the choice follows it.
+struct DeliveryStatistics {
+  /// The mirror says the node has nearly all of it, or it doesn't.
+  enum Temperature: Int, CaseIterable { case warm = 0, cold = 1 }
+
+  /// Milliseconds a megabyte until the tip is updated, measured on Bitcoin Core v30 with a block of 3.25 MB: what is
+  /// believed before anything is measured here. By temperature.
+  static let prior: [DeliveryMethod: [Double]] = [
+    .compactBlock: [10.5, 26], .block: [25, 23], .submitBlock: [78, 90],
+  ]
+  /// The prior counts as this many deliveries.
+  static let priorWeight = 2.0
+  /// Older deliveries fade.
+  static let fade = 0.8
+
+  private var sums: [[Double]] = Array(repeating: [0, 0], count: 3)
+  private var weights: [[Double]] = Array(repeating: [0, 0], count: 3)
+  private(set) var failures: [Int] = [0, 0, 0]
+
+  static func temperature(missingShare: Double) -> Temperature { missingShare > 0.4 ? .cold : .warm }
+
+  /// Expected milliseconds a megabyte.
+  func expected(_ method: DeliveryMethod, _ temperature: Temperature) -> Double {
+    let (m, t) = (Int(method.rawValue), temperature.rawValue)
+    let prior = DeliveryStatistics.prior[method]![t]
+    return (prior * DeliveryStatistics.priorWeight + sums[m][t]) / (DeliveryStatistics.priorWeight + weights[m][t])
+  }
+
+  mutating func succeeded(_ method: DeliveryMethod, _ temperature: Temperature, milliseconds: Double, bytes: Int) {
+    let (m, t) = (Int(method.rawValue), temperature.rawValue)
+    // Small blocks measure the node's fixed work, not its rate.
+    let perMegabyte = milliseconds / (Double(max(bytes, 100_000)) / 1e6)
+    sums[m][t] = sums[m][t] * DeliveryStatistics.fade + perMegabyte
+    weights[m][t] = weights[m][t] * DeliveryStatistics.fade + 1
+    failures[m] = 0
+  }
+
+  mutating func failed(_ method: DeliveryMethod) { failures[Int(method.rawValue)] += 1 }
+
+  /// The quickest of `methods` by what was measured. One that has failed three times in a row is left alone.
+  func best(of methods: [DeliveryMethod], _ temperature: Temperature) -> DeliveryMethod? {
+    let sound = methods.filter { failures[Int($0.rawValue)] < 3 }
+    return (sound.isEmpty ? methods : sound).min { expected($0, temperature) < expected($1, temperature) }
+  }
+}
+
+extension NodePeer {
+  /// Core from this major version on takes a `cmpctblock` only from peers that it has selected (#32606).
+  static let selectiveSince = 31
+
+  /// Whether the node takes a compact block from us now, asked or not.
+  var takesCompact: Bool {
+    guard compactVersion != nil, let theirs else { return false }
+    if selectedUs { return true }
+    // "/Satoshi:30.0.0/": v30 and before take them unasked.
+    let agent = String(decoding: theirs.userAgent, as: UTF8.self)
+    guard agent.hasPrefix("/Satoshi:") else { return false }
+    let major = agent.dropFirst("/Satoshi:".count).prefix { $0.isNumber }
+    return Int(major).map { $0 < NodePeer.selectiveSince } ?? false
+  }
+
+  /// Hands a complete block to the node in the form that it takes and that has been quickest; nothing when it has it.
+  mutating func deliver(
+    _ hash: Hash256, _ block: borrowing ParsedBlock, _ bytes: RawSpan, host: inout some BridgeHost & ~Copyable,
+    now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    if !isReady || !isLocal || has.contains(hash) || deliveries.contains(where: { $0.hash == hash }) { return }
+    pending.removeAll { $0.hash == hash }
+    let lacks = host.withMempool { store -> [Int] in
+      var lacks: [Int] = [0]
+      for index in block.transactions.indices.dropFirst() {
+        guard let slot = store.slot(wtxid: block.wtxids[index]), store.kind(slot) == .node else {
+          lacks.append(index)
+          continue
+        }
+      }
+      return lacks
+    }
+    let share = Double(lacks.count - 1) / Double(max(1, block.transactions.count - 1))
+    var methods: [DeliveryMethod] = []
+    if takesCompact && block.transactions.count <= CompactBlock.maxTransactions { methods.append(.compactBlock) }
+    if bytes.byteCount <= Framing.maxPayload { methods.append(.block) }
+    let temperature = DeliveryStatistics.temperature(missingShare: share)
+    guard let method = statistics.best(of: methods, temperature) else {
+      host.note(.deliveryFailed(node: index, hash: hash))
+      return
+    }
+    deliveries.append(
+      Delivery(
+        hash: hash, previous: block.header.previous, method: method, byteCount: bytes.byteCount, missingShare: share,
+        started: now, written: now, tried: []))
+    if deliveries.count > 8 { deliveries.removeFirst() }
+    write(method, deliveries.count - 1, block, bytes, lacks: lacks, host: &host, now: now, &sink)
+  }
+
+  private mutating func write(
+    _ method: DeliveryMethod, _ at: Int, _ block: borrowing ParsedBlock, _ bytes: RawSpan, lacks: [Int],
+    host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    let hash = deliveries[at].hash
+    var writer = ByteWriter(reserving: method == .block ? bytes.byteCount + 24 : 65_536)
+    var prefilled = 0
+    var method = method
+    if method == .compactBlock {
+      let version = compactVersion ?? .two
+      var payload = ByteWriter(reserving: 65_536)
+      // Any nonce serves: the key follows the header, and nobody can prepare collisions for a header unseen.
+      CompactBlock.encode(block, in: bytes, nonce: hash.w0, prefill: lacks, version: version, to: &payload)
+      if payload.count <= Framing.maxPayload {
+        Framing.write(.cmpctblock, payload: payload.bytes.span.bytes, on: network, to: &writer)
+        prefilled = lacks.count
+      } else {
+        method = .block
+      }
+    }
+    if method == .block { Framing.write(.block, payload: bytes, on: network, to: &writer) }
+    deliveries[at].method = method
+    deliveries[at].tried.append(method)
+    deliveries[at].written = now
+    write(writer.bytes, now: now, &sink)
+    host.note(
+      .written(node: index, hash: hash, method: method, bytes: writer.count, prefilled: prefilled, at: now))
+    fence(hash, now: now, &sink)
+  }
+
+  /// The node works through messages in order: when these two are answered it has dealt with what came before them.
+  private mutating func fence(_ hash: Hash256, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+    guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
+    deliveries[at].fences += 1
+    send(.getheaders(GetHeaders(locator: [deliveries[at].previous], stop: hash)), now: now, &sink)
+    ping(.delivered(hash), now: now, &sink)
+  }
+
+  /// The node has the block on its best chain.
+  mutating func confirmed(_ at: Int, host: inout some BridgeHost & ~Copyable, now: Instant) {
+    let delivery = deliveries.remove(at: at)
+    has.insert(delivery.hash)
+    let took = now - delivery.written
+    statistics.succeeded(
+      delivery.method, DeliveryStatistics.temperature(missingShare: delivery.missingShare),
+      milliseconds: took.milliseconds, bytes: delivery.byteCount)
+    host.note(.tipUpdated(node: index, hash: delivery.hash, method: delivery.method, took: took, at: now))
+  }
+
+  /// All that was sent with the block has been processed and the node still does not name it among its headers: the
+  /// next form.
+  mutating func fenceAnswered(
+    _ hash: Hash256, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
+    deliveries[at].fences -= 1
+    // It may have asked for missing transactions: the answer brings a fence of its own.
+    if deliveries[at].fences <= 0 { deliveryFailed(at, host: &host, now: now, &sink) }
+  }
+
+  mutating func deliveryFailed(
+    _ at: Int, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    let delivery = deliveries[at]
+    statistics.failed(delivery.method)
+    if !delivery.tried.contains(.block) && delivery.byteCount <= Framing.maxPayload {
+      // Moves the whole delivery out of the array, so that the closure may borrow both.
+      var peer = self
+      let written: Void? = host.withBlock(delivery.hash) { block, bytes in
+        var writer = ByteWriter(reserving: bytes.byteCount + 24)
+        Framing.write(.block, payload: bytes, on: peer.network, to: &writer)
+        peer.write(writer.bytes, now: now, &sink)
+      }
+      self = peer
+      if written != nil {
+        deliveries[at].method = .block
+        deliveries[at].tried.append(.block)
+        deliveries[at].written = now
+        host.note(
+          .written(
+            node: index, hash: delivery.hash, method: .block, bytes: delivery.byteCount + Framing.headerByteCount,
+            prefilled: 0, at: now))
+        fence(delivery.hash, now: now, &sink)
+        return
+      }
+    }
+    deliveries.remove(at: at)
+    host.note(.deliveryFailed(node: index, hash: delivery.hash))
+  }
+
+  /// `getblocktxn`: the node lacks more than the mirror said.
+  mutating func answer(
+    _ request: BlockTransactionsRequest, host: inout some BridgeHost & ~Copyable, now: Instant,
+    _ sink: inout some StreamSink & ~Copyable
+  ) {
+    let version = compactVersion ?? .two
+    let network = network
+    let frame = host.withBlock(request.block) { block, bytes -> [UInt8]? in
+      var payload = ByteWriter(reserving: 1 << 16)
+      do { try BlockTransactions.encode(request, from: block, in: bytes, version: version, to: &payload) } catch {
+        return nil
+      }
+      return payload.count <= Framing.maxPayload
+        ? Framing.frame(.blocktxn, payload: payload.bytes.span.bytes, on: network) : nil
+    }
+    guard let frame, let frame else {
+      // Beyond the block, or the block is gone: the node asks another peer or this one for the whole.
+      host.note(.misbehaved(node: index, "getblocktxn for \(request.block), which can't be answered"))
+      return
+    }
+    write(frame, now: now, &sink)
+    fence(request.block, now: now, &sink)
+  }
+
+  /// `getdata` from a node or an inbound peer.
+  mutating func answer(
+    _ items: [InventoryItem], host: inout some BridgeHost & ~Copyable, now: Instant,
+    _ sink: inout some StreamSink & ~Copyable
+  ) {
+    BlockServer.answer(items, on: network, version: compactVersion ?? .two, host: &host) { bytes in
+      write(bytes, now: now, &sink)
+    }
+  }
+}
+
+/// Answers `getdata` from the complete blocks held; used for nodes and inbound peers alike.
+enum BlockServer {
+  /// Blocks sent for one `getdata`; the rest is `notfound`, as for a pruned node.
+  static let blocksMax = 16
+
+  static func answer(
+    _ items: [InventoryItem], on network: Network, version: CompactBlockVersion,
+    host: inout some BridgeHost & ~Copyable, write: ([UInt8]) -> Void
+  ) {
+    var notFound: [InventoryItem] = []
+    var sent = 0
+    for item in items {
+      var frame: [UInt8]?
+      if sent < blocksMax {
+        switch item.kind {
+        case .block, .witnessBlock, .compactBlock:
+          let found = host.withBlock(item.hash) { block, bytes -> [UInt8]? in
+            encode(item.kind, item.hash, block, bytes, on: network, version: version)
+          }
+          if let found { frame = found }
+        default: break
+        }
+      }
+      if let frame {
+        write(frame)
+        sent += 1
+      } else if notFound.count < 1_000 {
+        notFound.append(item)
+      }
+    }
+    if !notFound.isEmpty { write(Message.notfound(notFound).framed(on: network)) }
+  }
+
+  static func encode(
+    _ kind: InventoryItem.Kind, _ hash: Hash256, _ block: borrowing ParsedBlock, _ bytes: RawSpan, on network: Network,
+    version: CompactBlockVersion
+  ) -> [UInt8]? {
+    var payload = ByteWriter(reserving: bytes.byteCount)
+    switch kind {
+    case .compactBlock where block.transactions.count <= CompactBlock.maxTransactions:
+      CompactBlock.encode(block, in: bytes, nonce: hash.w0, version: version, to: &payload)
+      return Framing.frame(.cmpctblock, payload: payload.bytes.span.bytes, on: network)
+    case .block:
+      // Without witnesses (BIP144).
+      block.header.write(to: &payload)
+      payload.compactSize(block.transactions.count)
+      for layout in block.transactions { layout.write(in: bytes, witness: false, to: &payload) }
+      return payload.count <= Framing.maxPayload
+        ? Framing.frame(.block, payload: payload.bytes.span.bytes, on: network) : nil
+    default:
+      return bytes.byteCount <= Framing.maxPayload ? Framing.frame(.block, payload: bytes, on: network) : nil
+    }
+  }
+}

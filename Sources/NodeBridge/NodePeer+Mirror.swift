@@ -1,0 +1,111 @@
+import Bitcoin
+import Ground
+import Mempool
+
+// The mempool mirror: `mempool` once, then `inv` and `getdata`.
+extension NodePeer {
+  /// Transactions asked for in one `getdata`.
+  static let batch = 500
+  /// An unanswered request is given up after this; the next listing asks again.
+  static let requestLimit = Interval.seconds(60)
+
+  mutating func receivedInventory(
+    _ items: [InventoryItem], host: inout some BridgeHost & ~Copyable, now: Instant,
+    _ sink: inout some StreamSink & ~Copyable
+  ) {
+    var newBlock: Hash256?
+    let mirrors = isLocal && configuration.mirrorsMempool
+    host.withMempool { store in
+      for item in items {
+        switch item.kind {
+        case .block: newBlock = item.hash
+        case .transaction, .wtx, .witnessTransaction:
+          if !mirrors { continue }
+          listedCount += 1
+          let known =
+            index != 0
+            ? store.slot(wtxid: item.hash) != nil || store.slot(txid: item.hash) != nil
+            : item.kind == .wtx ? store.listed(wtxid: item.hash) : store.listed(txid: item.hash)
+          if known || requested[item.hash] != nil || waiting.count - waitingStart >= NodePeer.waitingMax { continue }
+          waiting.append(item)
+        default: continue
+        }
+      }
+    }
+    askTransactions(now: now, &sink)
+    if let hash = newBlock, !has.contains(hash) {
+      announced(hash, .inventory, host: &host, now: now)
+      askHeaders(host: &host, now: now, &sink)
+      if isLocal && !host.hasBlock(hash) { fetch(hash, compact: true, form: .inventory, now: now, &sink) }
+    }
+  }
+
+  mutating func askTransactions(now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+    while waitingStart < waiting.count && requested.count < NodePeer.requestsMax {
+      let end = min(waiting.count, waitingStart + min(NodePeer.batch, NodePeer.requestsMax - requested.count))
+      var items: [InventoryItem] = []
+      items.reserveCapacity(end - waitingStart)
+      for item in waiting[waitingStart..<end] where requested[item.hash] == nil {
+        requested[item.hash] = now
+        // Asked by wtxid when announced by it; else with its witness, where the node has witnesses.
+        let kind: InventoryItem.Kind =
+          item.kind == .wtx ? .wtx : speaksWitness ? .witnessTransaction : .transaction
+        items.append(InventoryItem(kind, item.hash))
+      }
+      waitingStart = end
+      if !items.isEmpty { send(.getdata(items), now: now, &sink) }
+    }
+    if waitingStart == waiting.count {
+      waiting.removeAll(keepingCapacity: waiting.capacity < 4_096)
+      waitingStart = 0
+    } else if waitingStart > 65_536 {
+      waiting.removeSubrange(0..<waitingStart)
+      waitingStart = 0
+    }
+  }
+
+  /// A `tx` payload.
+  mutating func receivedTransaction(
+    _ payload: RawSpan, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    do {
+      let layout = try TransactionLayout(parsing: payload)
+      let (txid, wtxid) = layout.hashes(in: payload)
+      requested[wtxid] = nil
+      requested[txid] = nil
+      if isLocal && configuration.mirrorsMempool {
+        let kind: TransactionClass = index == 0 ? .node : .side
+        let slot = host.withMempool { store -> UInt32? in
+          guard
+            let insertion = try? store.insert(layout, in: payload, txid: txid, wtxid: wtxid, as: kind),
+            case .added = insertion.outcome, let handle = insertion.handle
+          else { return nil }
+          return handle.slot
+        }
+        if let slot, mempoolListed { host.transactionFromNode(slot: slot, now: now) }
+      }
+    } catch {
+      host.note(.misbehaved(node: index, "tx: \(error)"))
+    }
+    if requested.count < NodePeer.requestsMax / 2 { askTransactions(now: now, &sink) }
+  }
+
+  mutating func receivedNotFound(_ items: [InventoryItem], now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+    for item in items {
+      requested[item.hash] = nil
+      if item.kind == .compactBlock || item.kind == .witnessBlock || item.kind == .block {
+        pending.removeAll { $0.hash == item.hash }
+      }
+    }
+    askTransactions(now: now, &sink)
+  }
+
+  /// The ping sent after `mempool` is answered: all was listed.
+  mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant) {
+    mempoolListed = true
+    if index == 0 { host.withMempool { store in _ = store.sweep() } }
+    host.note(.mempoolListed(node: index, transactions: listedCount))
+    nextReconciliation = now + interval
+    for (hash, asked) in requested where now - asked > NodePeer.requestLimit { requested[hash] = nil }
+  }
+}

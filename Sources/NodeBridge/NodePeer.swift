@@ -1,0 +1,163 @@
+import Bitcoin
+import Ground
+import Mempool
+
+/// One connection to a node, made by us: handshake, headers, mempool mirror, blocks in, blocks out. Sans-IO; what it
+/// says goes into the sink, what it learns to the host.
+///
+/// Bounds: one message of at most 4 MB while it arrives, `requestsMax` transactions asked for, `waitingMax` more waiting
+/// to be asked for, `pendingMax` incomplete blocks.
+struct NodePeer {
+  static let requestsMax = 2_000
+  static let waitingMax = 400_000
+  static let pendingMax = 3
+  static let handshakeLimit = Interval.seconds(30)
+  static let silenceLimit = Interval.seconds(120)
+
+  enum Phase: Hashable {
+    case waiting(until: Instant)
+    case connecting(since: Instant)
+    case handshake(since: Instant)
+    case ready
+  }
+
+  let index: Int
+  let stream: StreamID
+  let network: Network
+  let configuration: NodeConfiguration
+  var phase = Phase.waiting(until: .zero)
+  var framing: MessageStream
+  var attempts = 0
+
+  // Handshake.
+  var ours = Version(services: [.witness], time: 0, nonce: 0, userAgent: "", startHeight: 0)
+  var theirs: Version?
+  var relaysByWtxid = false
+  /// BIP152's version that both speak; nil before the node said.
+  var compactVersion: CompactBlockVersion?
+  /// The node has chosen us as one of those whose `cmpctblock` it takes unasked.
+  var selectedUs = false
+  var bytesReceived = 0
+  var lastHeard = Instant.zero
+  var lastSpoke = Instant.zero
+
+  // Pings in flight, oldest first: the answer to one says that all sent before it was processed.
+  var pings: [(nonce: UInt64, sent: Instant, purpose: PingPurpose)] = []
+  var nextPing: UInt64 = 1
+  var roundTrip: Interval?
+
+  // Headers.
+  var headersSynced = false
+  var tip: Hash256?
+  var headersAsked = Instant.zero
+
+  // Mirror.
+  var mempoolAsked = Instant.zero
+  var mempoolListed = false
+  var mempoolRefused = false
+  var requested: [Hash256: Instant] = [:]
+  var waiting: [InventoryItem] = []
+  var waitingStart = 0
+  var listedCount = 0
+  var nextReconciliation = Instant.never
+
+  // Blocks.
+  var has = RecentHashes()
+  var told = RecentHashes()
+  var pending: [PendingBlock] = []
+  var deliveries: [Delivery] = []
+  var statistics = DeliveryStatistics()
+
+  enum PingPurpose: Hashable {
+    case wake
+    case mempoolListed
+    case delivered(Hash256)
+  }
+
+  init(index: Int, stream: StreamID, network: Network, configuration: NodeConfiguration) {
+    self.index = index
+    self.stream = stream
+    self.network = network
+    self.configuration = configuration
+    framing = MessageStream(network: network)
+  }
+
+  var isLocal: Bool { configuration.role == .local }
+  var isReady: Bool { phase == .ready }
+  var speaksWitness: Bool { theirs?.services.contains(.witness) ?? false }
+
+  /// When something is due at the latest.
+  var deadline: Instant {
+    switch phase {
+    case .waiting(let until): return until
+    case .connecting(let since), .handshake(let since): return since + NodePeer.handshakeLimit
+    case .ready:
+      var due = lastSpoke + (isLocal && configuration.mirrorsMempool ? configuration.wakeInterval : .seconds(30))
+      for block in pending { due = min(due, block.asked + PendingBlock.limit) }
+      for delivery in deliveries { due = min(due, delivery.written + Delivery.limit) }
+      return due
+    }
+  }
+
+  mutating func send(_ message: Message, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+    write(message.framed(on: network), now: now, &sink)
+  }
+
+  mutating func write(_ bytes: [UInt8], now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+    lastSpoke = now
+    let taken = sink.write(stream, count: bytes.count) { span in
+      span.withUnsafeMutableBytes { target in bytes.withUnsafeBytes { target.copyMemory(from: $0) } }
+    }
+    // A node that takes 16 MB late is stuck; the connection starts over.
+    if !taken { sink.close(stream) }
+  }
+
+  mutating func ping(_ purpose: PingPurpose, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+    if pings.count >= 256 { return }
+    pings.append((nextPing, now, purpose))
+    send(.ping(nextPing), now: now, &sink)
+    nextPing &+= 1
+  }
+
+  /// The connection is gone: all that belonged to it goes too; what was measured stays.
+  mutating func reset(retryAt: Instant) {
+    phase = .waiting(until: retryAt)
+    framing = MessageStream(network: network)
+    theirs = nil
+    relaysByWtxid = false
+    compactVersion = nil
+    selectedUs = false
+    bytesReceived = 0
+    pings = []
+    headersSynced = false
+    tip = nil
+    mempoolListed = false
+    mempoolAsked = .zero
+    requested = [:]
+    waiting = []
+    waitingStart = 0
+    listedCount = 0
+    nextReconciliation = .never
+    pending = []
+    deliveries = []
+    has = RecentHashes()
+    told = RecentHashes()
+  }
+}
+
+/// The last few block hashes of some kind.
+struct RecentHashes {
+  static let capacity = 64
+  private var hashes: [Hash256] = []
+
+  func contains(_ hash: Hash256) -> Bool { hashes.contains(hash) }
+
+  /// True when it is new.
+  @discardableResult
+  mutating func insert(_ hash: Hash256) -> Bool {
+    if hashes.contains(hash) { return false }
+    if hashes.count == RecentHashes.capacity { hashes.removeFirst() }
+    hashes.append(hash)
+    return true
+  }
+}
