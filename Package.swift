@@ -58,6 +58,7 @@ let package = Package(
 
     room("Measurement", ["Ground"]),
     room("RegtestNode", []),
+    room("NodeBridge", ["Bitcoin", "Mempool", "Ground"]),
 
     // Real blocks and the ways to load them, for tests and benches.
     .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),

@@ -1,5 +1,6 @@
 import Bitcoin
 import Ground
+import Mempool
 
 /// A block on its way to a node.
 struct Delivery {

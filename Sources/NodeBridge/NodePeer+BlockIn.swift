@@ -257,10 +257,9 @@ extension PendingBlock {
     var positions: [Int] = []
     positions.reserveCapacity(compact.shortIDs.count)
     for index in 0..<count where parts[index] == nil { positions.append(index) }
-    let key = SipHash(k0: compact.key.k0, k1: compact.key.k1)
     host.withMempool { store in
       var slots: [UInt32] = []
-      store.match(compactIDs: compact.shortIDs.span, key: key, overTxids: version == .one, into: &slots)
+      store.match(compactIDs: compact.shortIDs.span, key: compact.key, overTxids: version == .one, into: &slots)
       for (position, slot) in zip(positions, slots) {
         if slot == TransactionStore.missing {
           missing.append(position)
