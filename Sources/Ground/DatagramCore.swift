@@ -70,8 +70,9 @@ public protocol DatagramSink: ~Copyable {
   func room(on link: LinkID) -> Int
 }
 
-/// A protocol as a state machine without I/O. One thread owns it.
-public protocol DatagramCore: ~Copyable {
+/// A protocol as a state machine without I/O. One thread owns it. A core that speaks over streams too implements
+/// `StreamCore`'s methods; for the others they do nothing.
+public protocol DatagramCore: StreamCore, ~Copyable {
   /// Called once before anything else.
   mutating func start(now: Instant, into sink: inout some DatagramSink & ~Copyable)
 

@@ -33,8 +33,15 @@ public protocol StreamSink: ~Copyable {
   mutating func close(_ stream: StreamID)
 }
 
-/// A protocol over streams as a state machine without I/O.
+/// A protocol over streams as a state machine without I/O. Each method does nothing unless implemented.
 public protocol StreamCore: ~Copyable {
+  /// Called once, after `DatagramCore.start`: the moment to listen and to connect.
+  mutating func streamsReady(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable)
+
+  /// Called whenever the driver has handed over all inputs at hand, deadlines too: what datagrams and time have decided
+  /// about streams is done here, because those inputs come without a `StreamSink`.
+  mutating func streamsTurn(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable)
+
   /// A connection that the core asked for stands.
   mutating func streamOpened(
     _ stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable)
@@ -56,4 +63,29 @@ public protocol StreamCore: ~Copyable {
   /// The stream is gone: errno, or 0 for an orderly end by either side.
   mutating func streamClosed(
     _ stream: StreamID, error: Int32, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable)
+}
+
+extension StreamCore where Self: ~Copyable {
+  @inlinable public mutating func streamsReady(
+    now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {}
+  @inlinable public mutating func streamsTurn(
+    now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {}
+  public mutating func streamOpened(
+    _ stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {}
+  public mutating func streamAccepted(
+    from peer: PeerAddress, on local: PeerAddress, now: Instant,
+    into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) -> StreamID? { nil }
+  public mutating func streamReceived(
+    _ bytes: RawSpan, on stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {}
+  public mutating func streamDrained(
+    _ stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {}
+  public mutating func streamClosed(
+    _ stream: StreamID, error: Int32, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {}
 }

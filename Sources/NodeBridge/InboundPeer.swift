@@ -92,7 +92,9 @@ struct InboundPeer {
       windowMessages = 0
     }
     windowMessages += 1
-    if windowMessages > InboundPeer.messagesPerSecond { return "more than \(InboundPeer.messagesPerSecond) messages a second" }
+    if windowMessages > InboundPeer.messagesPerSecond {
+      return "more than \(InboundPeer.messagesPerSecond) messages a second"
+    }
     // What an inbound peer has to offer is not wanted, so it isn't even read.
     switch command {
     case .tx, .block, .cmpctblock, .blocktxn, .inv, .headers, .addr, .addrv2, .notfound: return nil

@@ -91,7 +91,8 @@ public enum NodeProblem: Hashable, Sendable, CustomStringConvertible {
         + "bind=[::]) and connect to that port"
     case .notWhitelisted:
       "the node hung up on us; without 'noban' one bad block can do that. Add to bitcoin.conf: \(NodeProblem.whitebind)"
-    case .blocksOnly: "the node runs with blocksonly=1 and has no mempool to mirror; remove blocksonly from bitcoin.conf"
+    case .blocksOnly:
+      "the node runs with blocksonly=1 and has no mempool to mirror; remove blocksonly from bitcoin.conf"
     case .unreachable(let errno):
       "the node can't be reached (errno \(errno)): is it running, and does it listen on that address? bitcoin.conf: "
         + NodeProblem.whitebind

@@ -61,7 +61,8 @@ public protocol BridgeHost: ~Copyable {
   mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R?
   func hasBlock(_ hash: Hash256) -> Bool
   /// A block that the node has and the host may not.
-  mutating func blockFromNode(_ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable)
+  mutating func blockFromNode(
+    _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable)
   /// New headers are in the chain.
   mutating func headersFromNode(now: Instant, into sink: inout some DatagramSink & ~Copyable)
   /// The node has just told a transaction that the store lacked.

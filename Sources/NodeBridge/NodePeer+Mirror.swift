@@ -101,7 +101,8 @@ extension NodePeer {
   }
 
   /// The ping sent after `mempool` is answered: all was listed.
-  mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant) {
+  mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant)
+  {
     mempoolListed = true
     if index == 0 { host.withMempool { store in _ = store.sweep() } }
     host.note(.mempoolListed(node: index, transactions: listedCount))

@@ -42,6 +42,9 @@ public struct EngineConfiguration: Sendable {
   public var ringMode: RingMode?
   /// Trains in the kernel's hands at most.
   public var trainsInFlight = 64
+  /// TCP streams 0 ..< this may be opened, and what each may have waiting to be sent.
+  public var streamCapacity = 64
+  public var streamQueueBytes = 24 << 20
   /// UDP segmentation offload on sending, and coalescing on receiving. Off costs most of the throughput: for
   /// debugging, and for network cards that get it wrong.
   public var segmentation = true

@@ -51,7 +51,7 @@ extension WakeHandle {
 
 /// What a completion is about: the kind in the top byte of its tag, an index below.
 enum EngineTag: UInt64 {
-  case receive = 1, errors, send, wake, cancel
+  case receive = 1, errors, send, wake, cancel, connect, accept, streamReceive, streamSend
 
   @inline(__always) func tag(_ index: Int) -> UInt64 { rawValue << 56 | UInt64(index) }
   @inline(__always) static func split(_ tag: UInt64) -> (kind: EngineTag?, index: Int) {

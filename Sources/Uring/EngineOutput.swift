@@ -65,6 +65,7 @@ struct EngineOutput: ~Copyable {
   /// Who sent it; `nil` outside `receive`.
   var receivingFrom: PeerAddress?
   let controlReserve: Int
+  var streams: StreamTable
 
   init(_ configuration: EngineConfiguration, sockets: [SocketChoice], counters: CounterWriter, now: Instant) {
     self.configuration = configuration
@@ -86,6 +87,7 @@ struct EngineOutput: ~Copyable {
     replyTokens = UInt64(configuration.replyBurst) << 32
     replyTokensAt = now
     controlReserve = configuration.queueDatagrams / 16
+    streams = StreamTable(capacity: configuration.streamCapacity, queueMax: configuration.streamQueueBytes)
   }
 
   deinit {

@@ -71,6 +71,7 @@ public struct UDPEngine: ~Copyable {
     try ring.activate()
     tick()
     core.start(now: now, into: &output)
+    core.streamsReady(now: now, into: &output)
     arm()
     var drainUntil = Instant.never
     while true {
@@ -130,6 +131,7 @@ public struct UDPEngine: ~Copyable {
         core.deadlinePassed(now: now, into: &output)
       }
     }
+    if !isDraining { serviceStreams(&core) }
     var wake = output.pump(now, &trains, &ring)
     if !isDraining && output.hasRoomy {
       while let link = output.nextRoomy() { core.roomAvailable(on: link, now: now, into: &output) }
@@ -184,6 +186,10 @@ public struct UDPEngine: ~Copyable {
       receive(completion, index, &core)
       received = true
     case .send: output.completed(index, result: completion.result, &trains, &ring)
+    case .streamReceive: streamReceived(completion, index, &core)
+    case .streamSend: streamSent(completion, index, &core)
+    case .connect: connected(completion, index, &core)
+    case .accept: accepted(completion, index, &core)
     case .errors: readError(completion, index)
     case .wake:
       isWakeArmed = false
@@ -213,6 +219,7 @@ public struct UDPEngine: ~Copyable {
   /// this returns.
   private mutating func shutDown() {
     counters.add(.dropAtStop, output.queuedTotal)
+    closeStreams()
     ring.cancelEverything(tag: EngineTag.cancel.tag(0))
     let limit = SystemClock.now() + .milliseconds(Int64(250))
     while isAnythingArmed && SystemClock.now() < limit {
@@ -225,7 +232,7 @@ public struct UDPEngine: ~Copyable {
   }
 
   private var isAnythingArmed: Bool {
-    if isWakeArmed || trains.inFlight > 0 { return true }
+    if isWakeArmed || trains.inFlight > 0 || isAnyStreamArmed { return true }
     for i in 0..<ports.count where ports.ports[i].isArmed || ports.ports[i].isErrorArmed { return true }
     return false
   }
@@ -246,6 +253,8 @@ public struct UDPEngine: ~Copyable {
         counters.add(.dropAtStop, trains.trains[index].count)
         trains.giveBack(index)
       }
+    case .connect, .accept, .streamReceive, .streamSend:
+      if let kind { finishStream(kind, completion, index) }
     case .cancel, nil: break
     }
   }
