@@ -75,6 +75,13 @@ public struct HeaderChain: Sendable {
     var parent: Int32
     /// The median of the branch's lowest known block: medians of descendants never fall below it.
     var floor: UInt32
+
+    /// The same block in the same standing, whichever chain knows it.
+    public static func == (a: Entry, b: Entry) -> Bool {
+      a.hash == b.hash && a.height == b.height && a.chainWork == b.chainWork && a.isInvalid == b.isInvalid
+        && a.isDifficultyVerified == b.isDifficultyVerified
+    }
+    public func hash(into hasher: inout Hasher) { hasher.combine(hash) }
   }
 
   /// What an accepted header changed.

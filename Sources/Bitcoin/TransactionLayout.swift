@@ -4,17 +4,20 @@ import Ground
 ///
 /// Serialised (BIP144): version 4 ‖ [marker 0, flag 1] ‖ inputs ‖ outputs ‖ [witnesses] ‖ lock time 4.
 public struct TransactionLayout: Hashable, Sendable, BitwiseCopyable {
-  /// From the start of the parsed message.
-  public var offset: Int
-  /// Bytes with witnesses.
-  public var byteCount: Int
-  /// Bytes of inputs and outputs with their counts: what version and lock time enclose in the stripped form.
-  public var coreByteCount: Int
-  public var inputCount: Int
-  public var outputCount: Int
-  public var hasWitness: Bool
+  // Held in 24 bytes: a block's layouts are written and read as a whole, and messages end far below 4 GiB.
+  @usableFromInline var _offset, _byteCount, _coreByteCount, _inputCount, _outputCount: UInt32
+  public private(set) var hasWitness: Bool
   /// One input, which spends the null outpoint.
-  public var isCoinbase: Bool
+  public private(set) var isCoinbase: Bool
+
+  /// From the start of the parsed message.
+  @inlinable public var offset: Int { Int(_offset) }
+  /// Bytes with witnesses.
+  @inlinable public var byteCount: Int { Int(_byteCount) }
+  /// Bytes of inputs and outputs with their counts: what version and lock time enclose in the stripped form.
+  @inlinable public var coreByteCount: Int { Int(_coreByteCount) }
+  @inlinable public var inputCount: Int { Int(_inputCount) }
+  @inlinable public var outputCount: Int { Int(_outputCount) }
 
   /// From the start of the parsed message.
   @inlinable public var end: Int { offset + byteCount }
@@ -36,7 +39,11 @@ public struct TransactionLayout: Hashable, Sendable, BitwiseCopyable {
   /// flags and on superfluous witnesses. Allocates nothing; takes time in proportion to the bytes read.
   @_lifetime(reader: copy reader)
   public init(from reader: inout ByteReader) throws(DecodeError) {
-    offset = reader.offset
+    let start = reader.offset
+    if reader.bytes.byteCount > Int(UInt32.max) {
+      throw DecodeError(
+        "tx", at: start, .outOfRange(value: UInt64(reader.bytes.byteCount), limit: UInt64(UInt32.max)))
+    }
     try reader.skip(4, "tx.version")
     hasWitness = false
     var core = reader.offset
@@ -52,28 +59,24 @@ public struct TransactionLayout: Hashable, Sendable, BitwiseCopyable {
       core = reader.offset
       inputs = try reader.count(itemBytes: 41, "tx.vin")
     }
-    inputCount = inputs
     isCoinbase = false
-    for index in 0..<inputs {
-      if index == 0 && inputs == 1 {
-        try reader.require(36, "tx.vin.prevout")
-        isCoinbase =
-          Hash256(reader.bytes, at: reader.offset) == .zero
-          && (unsafe reader.bytes.unsafeLoadUnaligned(fromUncheckedByteOffset: reader.offset + 32, as: UInt32.self))
-            == .max
-      }
+    if inputs == 1 {
+      try reader.require(36, "tx.vin.prevout")
+      let index = unsafe reader.bytes.unsafeLoadUnaligned(fromUncheckedByteOffset: reader.offset + 32, as: UInt32.self)
+      isCoinbase = index == .max && Hash256(reader.bytes, at: reader.offset) == .zero
+    }
+    for _ in 0..<inputs {
       try reader.skip(36, "tx.vin.prevout")
       try reader.skip(try reader.count(itemBytes: 1, "tx.vin.scriptSig"), "tx.vin.scriptSig")
       try reader.skip(4, "tx.vin.nSequence")
     }
-    outputCount = try reader.count(itemBytes: 9, "tx.vout")
-    for _ in 0..<outputCount {
+    let outputs = try reader.count(itemBytes: 9, "tx.vout")
+    for _ in 0..<outputs {
       try reader.skip(8, "tx.vout.nValue")
       try reader.skip(try reader.count(itemBytes: 1, "tx.vout.scriptPubKey"), "tx.vout.scriptPubKey")
     }
-    coreByteCount = reader.offset - core
+    let coreEnd = reader.offset
     if hasWitness {
-      let start = reader.offset
       var items = 0
       for _ in 0..<inputs {
         let count = try reader.count(itemBytes: 1, "tx.witness")
@@ -83,11 +86,29 @@ public struct TransactionLayout: Hashable, Sendable, BitwiseCopyable {
         }
       }
       if items == 0 {
-        throw DecodeError("tx.witness", at: start, .invalid("witness form without a witness"))
+        throw DecodeError("tx.witness", at: coreEnd, .invalid("witness form without a witness"))
       }
     }
     try reader.skip(4, "tx.nLockTime")
-    byteCount = reader.offset - offset
+    _offset = UInt32(start)
+    _byteCount = UInt32(reader.offset - start)
+    _coreByteCount = UInt32(coreEnd - core)
+    _inputCount = UInt32(inputs)
+    _outputCount = UInt32(outputs)
+  }
+
+  /// Parses the transaction that starts at `offset` of `message`; what follows it is not looked at.
+  public init(at offset: Int, in message: RawSpan) throws(DecodeError) {
+    var reader = ByteReader(message)
+    try reader.skip(offset, "tx")
+    try self.init(from: &reader)
+  }
+
+  /// The same transaction at another place of another message.
+  public func moved(to offset: Int) -> TransactionLayout {
+    var copy = self
+    copy._offset = UInt32(offset)
+    return copy
   }
 
   /// Parses a message that is one transaction and nothing else, such as a `tx` payload.

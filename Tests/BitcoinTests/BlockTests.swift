@@ -93,6 +93,8 @@ import Testing
       let alone = try TransactionLayout(parsing: layout.bytes(in: span))
       #expect(alone.txid(in: layout.bytes(in: span)) == txid)
       #expect(alone.byteCount == layout.byteCount && alone.offset == 0)
+      #expect(alone.moved(to: layout.offset) == layout)
+      #expect(try TransactionLayout(at: layout.offset, in: span) == layout)
     }
   }
 }

@@ -152,7 +152,7 @@ extension HeaderChain {
     let list = source.headers(after: copy.locator(), stop: .zero)
     #expect(list.count == 300)
     let last = try copy.accept(list, now: clock)
-    #expect(last?.isTip == true && copy.tip.hash == source.tip.hash)
+    #expect(last?.isTip == true && copy.tip == source.tip)
     #expect(source.headers(after: copy.locator(), stop: .zero).isEmpty)
     #expect(try copy.accept([], now: clock) == nil)
     // A fork in one message: what it leaves out is counted over the whole.
@@ -162,7 +162,7 @@ extension HeaderChain {
     let side = forked.headers(after: [list[289].hash], stop: .zero)
     #expect(side.count == 20)
     let switched = try copy.accept(side, now: clock)
-    #expect(switched?.disconnected == 10 && copy.tip.hash == forked.tip.hash)
+    #expect(switched?.disconnected == 10 && copy.tip == forked.tip)
     // Stops where it is told to, and answers for a single block without a locator.
     let stop = list[4].hash
     #expect(source.headers(after: [source.network.genesis.hash], stop: stop).map(\.hash) == list[..<5].map(\.hash))
