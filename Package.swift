@@ -81,5 +81,7 @@ let package = Package(
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
     bench("simulation", ["Simulation", "Ground"]),
     bench("session", ["Session", "Ground", "CLibsodium"]),
+    bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
+    bench("relay", ["Relay", "Mempool", "Bitcoin", "Ground", "RealBlocks"]),
   ]
 )

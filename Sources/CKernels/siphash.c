@@ -208,88 +208,80 @@ void lp_siphash24_32(
   for (size_t i = 0; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
 }
 
-// Hashes eight messages; bit i of the result says that hash i passes the filter.
-typedef unsigned (*filter8)(
-  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]);
-
-static unsigned portable_filter8(
-  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]) {
-  unsigned hits = 0;
-  for (unsigned i = 0; i < 8; i++) {
-    hash[i] = lp_siphash24_32_one(k0, k1, p[i]);
-    uint64_t bit = hash[i] & mask;
-    hits |= (unsigned)((filter[bit >> 6] >> (bit & 63)) & 1) << i;
-  }
-  return hits;
+// Messages in the order of their numbers, `count` a multiple of eight.
+static void portable_gather(
+  uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count, uint64_t *out) {
+  for (size_t i = 0; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * (size_t)slots[i]);
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static unsigned avx2_filter8(
-  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]) {
-  __m256i h[2];
-  hash8_avx2(k0, k1, p, h);
-  unsigned hits = 0;
-  for (int half = 0; half < 2; half++) {
-    __m256i bit = _mm256_and_si256(h[half], _mm256_set1_epi64x((long long)mask));
-    __m256i word = _mm256_i64gather_epi64((const long long *)filter, _mm256_srli_epi64(bit, 6), 8);
-    // The bit wanted goes to the sign, which movemask collects.
-    __m256i up = _mm256_sub_epi64(_mm256_set1_epi64x(63), _mm256_and_si256(bit, _mm256_set1_epi64x(63)));
-    hits |= (unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_sllv_epi64(word, up))) << (4 * half);
+__attribute__((target("avx2"))) static void avx2_gather(
+  uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count, uint64_t *out) {
+  for (size_t i = 0; i < count; i += 8) {
+    const uint8_t *p[8];
+    __m256i hash[2];
+    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (size_t)slots[i + j];
+    hash8_avx2(k0, k1, p, hash);
+    _mm256_storeu_si256((__m256i *)(out + i), hash[0]);
+    _mm256_storeu_si256((__m256i *)(out + i + 4), hash[1]);
   }
-  _mm256_storeu_si256((__m256i *)hash, h[0]);
-  _mm256_storeu_si256((__m256i *)(hash + 4), h[1]);
-  return hits;
 }
 
-__attribute__((target("avx512f"))) static unsigned avx512_filter8(
-  uint64_t k0, uint64_t k1, const uint8_t *const p[8], const uint64_t *filter, uint64_t mask, uint64_t hash[8]) {
-  __m512i h = hash8(k0, k1, p);
-  __m512i bit = _mm512_and_si512(h, _mm512_set1_epi64((long long)mask));
-  __m512i word = _mm512_i64gather_epi64(_mm512_srli_epi64(bit, 6), filter, 8);
-  __m512i chosen = _mm512_srlv_epi64(word, _mm512_and_si512(bit, _mm512_set1_epi64(63)));
-  _mm512_storeu_si512(hash, h);
-  return _mm512_test_epi64_mask(chosen, _mm512_set1_epi64(1));
+__attribute__((target("avx512f"))) static void avx512_gather(
+  uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count, uint64_t *out) {
+  for (size_t i = 0; i < count; i += 8) {
+    const uint8_t *p[8];
+    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (size_t)slots[i + j];
+    _mm512_storeu_si512(out + i, hash8(k0, k1, p));
+  }
 }
 #endif
 
-// The messages lie in the order of the slots, not of memory: fetch this many ahead.
-enum { AHEAD = 32 };
+enum { BLOCK = 128 };
+
+// The next up to BLOCK slots that are no holes, from the end; their messages are fetched while the block before is
+// being hashed. Padded to a multiple of eight with copies of the last.
+static inline size_t next_block(
+  const uint8_t *messages, const uint32_t *slots, size_t *left, uint32_t out[BLOCK + 8]) {
+  size_t n = 0;
+  while (n < BLOCK && *left > 0) {
+    uint32_t slot = slots[--*left];
+    out[n] = slot;
+    // Of a hole's address too: a prefetch can't fault.
+    __builtin_prefetch(messages + 32 * (size_t)slot);
+    n += slot != UINT32_MAX;
+  }
+  if (n > 0) for (size_t i = n; i % 8 != 0; i++) out[i] = out[n - 1];
+  return n;
+}
 
 size_t lp_siphash24_32_filter(
   lp_siphash_kernel kernel, uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count,
   const uint64_t *filter, unsigned bits, uint32_t *hit_slots, uint64_t *hit_hashes) {
   const uint64_t mask = ((uint64_t)1 << bits) - 1;
-  filter8 test = portable_filter8;
+  void (*gather)(uint64_t, uint64_t, const uint8_t *, const uint32_t *, size_t, uint64_t *) = portable_gather;
 #if defined(__x86_64__)
-  if (kernel == LP_SIPHASH_AVX512) test = avx512_filter8;
-  if (kernel == LP_SIPHASH_AVX2) test = avx2_filter8;
+  if (kernel == LP_SIPHASH_AVX512) gather = avx512_gather;
+  if (kernel == LP_SIPHASH_AVX2) gather = avx2_gather;
 #endif
   (void)kernel;
+  uint32_t block[2][BLOCK + 8];
+  uint64_t hash[BLOCK + 8];
   size_t hits = 0, left = count;
-  while (left > 0) {
-    const uint8_t *p[8];
-    uint32_t slot[8];
-    uint64_t hash[8];
-    unsigned n = 0;
-    while (n < 8 && left > 0) {
-      left--;
-      // A prefetch of a skipped slot's address is harmless: it cannot fault.
-      if (left >= AHEAD) __builtin_prefetch(messages + 32 * (size_t)slots[left - AHEAD]);
-      slot[n] = slots[left];
-      p[n] = messages + 32 * (size_t)slots[left];
-      n += slots[left] != UINT32_MAX;
-    }
-    if (n == 0) break;
-    // A last, partial group is filled with copies of its first.
-    for (unsigned i = n; i < 8; i++) p[i] = p[0];
-    unsigned found = test(k0, k1, p, filter, mask, hash) & ((1u << n) - 1);
-    while (found) {
-      unsigned i = (unsigned)__builtin_ctz(found);
-      found &= found - 1;
-      hit_slots[hits] = slot[i];
+  unsigned turn = 0;
+  size_t n = next_block(messages, slots, &left, block[0]);
+  while (n > 0) {
+    size_t next = next_block(messages, slots, &left, block[turn ^ 1]);
+    gather(k0, k1, messages, block[turn], (n + 7) & ~(size_t)7, hash);
+    // No branch on the outcome: a wrong guess would throw away hashes under way.
+    for (size_t i = 0; i < n; i++) {
+      uint64_t bit = hash[i] & mask;
+      hit_slots[hits] = block[turn][i];
       hit_hashes[hits] = hash[i];
-      hits++;
+      hits += (filter[bit >> 6] >> (bit & 63)) & 1;
     }
+    turn ^= 1;
+    n = next;
   }
   return hits;
 }

@@ -98,11 +98,14 @@ public struct TransactionStore: ~Copyable {
     return found
   }
 
-  /// Of several with the same txid and different witnesses, the node's.
+  /// Of several with the same txid and different witnesses, the node's, else one of the side.
   public func slot(txid: Hash256) -> UInt32? {
     var found: UInt32?
     byTxid.probe(key.hash(txid)) { cell in
-      if txids[Int(cell - 1)] == txid && (found == nil || entries[Int(cell - 1)].kind == 0) { found = cell - 1 }
+      if txids[Int(cell - 1)] == txid {
+        if let other = found, entries[Int(other)].kind <= entries[Int(cell - 1)].kind { return true }
+        found = cell - 1
+      }
       return true
     }
     return found
@@ -188,6 +191,9 @@ public struct TransactionStore: ~Copyable {
     case .orphan: [FeerateBand.count + 1]
     }
   }
+
+  /// Of the segments that transactions' bytes lie in.
+  package var arenaBytes: Int { arena.heldBytes }
 
   /// Bytes that the store has asked the system for and has touched or may touch: tables, arrays and arena.
   public var heldBytes: Int {
