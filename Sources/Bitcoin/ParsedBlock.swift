@@ -89,7 +89,7 @@ public struct ParsedBlock: Sendable {
   }
 
   /// Hashes about `budget` bytes' worth, in order, also within a large transaction; returns the bytes that went through
-  /// SHA-256. With SHA extensions 100 µs is good for about 128 KiB.
+  /// SHA-256. With SHA extensions 100 µs are good for about 128 KiB.
   @discardableResult
   public mutating func hashSome(in bytes: RawSpan, budget: Int, kernel: SHA256.Kernel = .best) -> Int {
     var spent = 0
