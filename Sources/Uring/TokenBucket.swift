@@ -25,7 +25,8 @@ package struct TokenBucket {
     }
     // Below 1 kbit/s a datagram would take minutes and the product below could overflow.
     let bits = max(rate.bitsPerSecond, 1_000)
-    costPerByte = UInt64(8e9 * 16 * 65_536 / Double(bits))
+    // Rounded up, here and below: the configured rate is never exceeded.
+    costPerByte = UInt64((8e9 * 16 * 65_536 / Double(bits)).rounded(.up))
     let spacing = max((UInt64(fullDatagram) * costPerByte) >> 16, 1)
     let most = UInt64(TokenBucket.burst.nanoseconds) * 16
     let datagrams = max(most / spacing, 1)
@@ -45,7 +46,7 @@ package struct TokenBucket {
   }
 
   /// A datagram of so many bytes on the wire leaves.
-  @inline(__always) package mutating func take(_ bytes: Int) { due &+= (UInt64(bytes) &* costPerByte) >> 16 }
+  @inline(__always) package mutating func take(_ bytes: Int) { due &+= (UInt64(bytes) &* costPerByte &+ 65_535) >> 16 }
 
   /// When to come back: as soon as a datagram may leave (`next`), or a little later when more is waiting, so that a
   /// train goes at once.

@@ -2,6 +2,7 @@ import Ground
 import Synchronization
 import Testing
 import Uring
+import UringSupport
 
 /// The bytes that datagram `sequence` must have: its number, then a pattern that only this number gives.
 enum Numbered {
@@ -57,9 +58,11 @@ final class Tally: Sendable {
   let duplicates = Atomic<Int>(0)
   let damaged = Atomic<Int>(0)
   let strangers = Atomic<Int>(0)
-  let futureArrivals = Atomic<Int>(0)
+  let implausibleArrivals = Atomic<Int>(0)
   let woken = Atomic<Int>(0)
   let deadlines = Atomic<Int>(0)
+  /// Of the engine thread between a quarter and three quarters of the run; -1 where a sanitizer counts.
+  let allocations = Atomic<Int>(-2)
   let done = Atomic<Bool>(false)
   var isDone: Bool { done.load(ordering: .acquiring) }
 }
@@ -76,8 +79,11 @@ struct Sender: DatagramCore {
   let rate: LinkRate
   let total: Int
   let lengths: ClosedRange<Int>
+  /// What link 0's datagrams measure, if not as numbered.
+  var firstLinkLength: Int?
   /// Which number a link's next datagram has: link i sends i, i+n, i+2n, …
   var next: [UInt64]
+  var probe = AllocationProbe()
 
   init(
     _ tally: Tally, to links: [PeerAddress], rate: LinkRate = .unlimited, total: Int, lengths: ClosedRange<Int>
@@ -99,7 +105,7 @@ struct Sender: DatagramCore {
     let link = LinkID(UInt16(i))
     while next[i] < UInt64(total) {
       let sequence = next[i]
-      let length = Numbered.length(sequence, lengths)
+      let length = i == 0 ? firstLinkLength ?? Numbered.length(sequence, lengths) : Numbered.length(sequence, lengths)
       if sink.room(on: link) < length { return }
       let queued = sink.send(on: link, urgency: .block, flow: .none, capacity: length) {
         Numbered.write(sequence, length: length, into: &$0)
@@ -107,6 +113,7 @@ struct Sender: DatagramCore {
       if !queued { return }
       next[i] += UInt64(links.count)
       tally.sent.bump()
+      probe.step(Int(sequence), of: total, tally)
     }
     if next.allSatisfy({ $0 >= UInt64(total) }) { tally.done.store(true, ordering: .releasing) }
   }
@@ -130,10 +137,16 @@ struct Receiver: DatagramCore {
   let tally: Tally
   let lengths: ClosedRange<Int>
   var seen: [Bool]
-  /// Busy time per datagram, for a receiver that can't keep up.
+  /// Busy time per datagram in ns, for a receiver that can't keep up.
   var slowness = 0
+  /// Only numbers of this remainder are its own.
+  var probe = AllocationProbe()
+  var only: (remainder: UInt64, modulus: UInt64)
 
-  init(_ tally: Tally, total: Int, lengths: ClosedRange<Int>, slowness: Int = 0) {
+  init(
+    _ tally: Tally, total: Int, lengths: ClosedRange<Int>, slowness: Int = 0, only: (UInt64, UInt64) = (0, 1)
+  ) {
+    self.only = only
     self.tally = tally
     self.lengths = lengths
     self.slowness = slowness
@@ -145,12 +158,15 @@ struct Receiver: DatagramCore {
     _ datagram: inout MutableRawSpan, from source: PeerAddress, arrival: Instant, now: Instant,
     into sink: inout some DatagramSink & ~Copyable
   ) {
-    if arrival > now || now - arrival > .seconds(2) { tally.futureArrivals.bump() }
+    if arrival > now || now - arrival > .seconds(2) { tally.implausibleArrivals.bump() }
     guard let sequence = Numbered.read(&datagram, lengths) else { return tally.damaged.bump() }
-    guard sequence < UInt64(seen.count) else { return tally.strangers.bump() }
+    guard sequence < UInt64(seen.count), sequence % only.modulus == only.remainder else {
+      return tally.strangers.bump()
+    }
     if seen[Int(sequence)] { tally.duplicates.bump() }
     seen[Int(sequence)] = true
     tally.received.bump()
+    probe.step(Int(sequence), of: seen.count, tally)
     if slowness > 0 {
       let until = SystemClock.now() + Interval(nanoseconds: Int64(slowness))
       while SystemClock.now() < until {}
@@ -162,6 +178,20 @@ struct Receiver: DatagramCore {
   mutating func woken(now: Instant, into sink: inout some DatagramSink & ~Copyable) { tally.woken.bump() }
   mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
   var nextDeadline: Instant { .never }
+}
+
+/// Counts what its thread allocates while a run is in full swing.
+struct AllocationProbe {
+  private var atQuarter: Int64?
+
+  @inline(__always) mutating func step(_ number: Int, of total: Int, _ tally: Tally) {
+    if atQuarter == nil {
+      if number >= total / 4 { atQuarter = thread_allocations() }
+    } else if number >= total / 4 * 3 && tally.allocations.load(ordering: .relaxed) == -2 {
+      let now = thread_allocations()
+      tally.allocations.store(now < 0 ? -1 : Int(now - atQuarter!), ordering: .releasing)
+    }
+  }
 }
 
 /// Waits until `condition` holds; false after `seconds`.

@@ -1,0 +1,145 @@
+import Ground
+import Synchronization
+import Testing
+
+/// What drivers of a core stand on: rings between threads, clocks, address text.
+struct DriverPartsTests {
+  /// Every capacity, every fill level, every position of the indexes: order kept, nothing lost, full and empty told.
+  @Test(arguments: [1, 2, 3, 4, 8])
+  func ringInEveryLayout(_ capacity: Int) {
+    let ring = SPSCRing<Int>(capacity: capacity)
+    #expect(ring.capacity >= capacity && ring.capacity.nonzeroBitCount == 1)
+    var next = 0
+    var expected = 0
+    var wrong = 0
+    for shift in 0..<ring.capacity * 2 {
+      for fill in 0...ring.capacity {
+        for _ in 0..<fill {
+          if ring.push(next) != nil { wrong += 1 }
+          next += 1
+        }
+        if ring.count != fill { wrong += 1 }
+        if fill == ring.capacity, ring.push(-1) != -1 { wrong += 1 }
+        for _ in 0..<fill {
+          if ring.pop() != expected { wrong += 1 }
+          expected += 1
+        }
+        if ring.pop() != nil { wrong += 1 }
+      }
+      _ = ring.push(shift)
+      _ = ring.pop()
+    }
+    #expect(wrong == 0)
+  }
+
+  @Test func ringAcrossThreads() async {
+    let ring = SPSCRing<UInt64>(capacity: 64)
+    let total: UInt64 = 200_000
+    async let sum = Task.detached {
+      var expected: UInt64 = 0
+      var inOrder = true
+      while expected < total {
+        if let value = ring.pop() {
+          inOrder = inOrder && value == expected
+          expected += 1
+        } else {
+          await Task.yield()
+        }
+      }
+      return inOrder
+    }.value
+    await Task.detached {
+      var next: UInt64 = 0
+      while next < total {
+        if ring.push(next) == nil { next += 1 } else { await Task.yield() }
+      }
+    }.value
+    #expect(await sum)
+    #expect(ring.count == 0)
+  }
+
+  /// What is inside a ring that dies is destroyed, and nothing twice.
+  @Test func ringOwnsItsElements() {
+    final class Counted: Sendable {
+      static let alive = Atomic<Int>(0)
+      init() { Counted.alive.wrappingAdd(1, ordering: .relaxed) }
+      deinit { Counted.alive.wrappingSubtract(1, ordering: .relaxed) }
+    }
+    do {
+      let ring = SPSCRing<Counted>(capacity: 4)
+      for _ in 0..<6 { _ = ring.push(Counted()) }
+      _ = ring.pop()
+      #expect(Counted.alive.load(ordering: .relaxed) == 3)
+    }
+    #expect(Counted.alive.load(ordering: .relaxed) == 0)
+  }
+
+  @Test(arguments: [
+    ("127.0.0.1:8335", "127.0.0.1:8335"), ("[::1]:8335", "[::1]:8335"), ("0.0.0.0:0", "0.0.0.0:0"),
+    ("[2001:DB8:0:0:0:0:0:1]:65535", "[2001:db8::1]:65535"), ("[fe80::1%2]:9", "[fe80::1%2]:9"),
+    ("[::ffff:10.1.2.3]:80", "10.1.2.3:80"), ("[::]:1", "[::]:1"),
+  ])
+  func addressesAreReadAndWritten(_ text: String, _ canonical: String) throws {
+    let address = try #require(PeerAddress(text))
+    #expect(address.description == canonical)
+    #expect(PeerAddress(canonical) == address)
+  }
+
+  @Test(arguments: [
+    "", ":", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:+1", "1.2.3.4:-1", "1.2.3.4:08", "1.2.3:80", "127.1:80",
+    "0x7f.0.0.1:80", "01.2.3.4:80", "256.1.1.1:80", "::1:80", "[::1]", "[::1]80", "[::1]:", "[::1:80", "::1]:80",
+    "[1.2.3.4]:80", "[::g]:80", "[::1%]:80", "[::1%eth0]:80", "[::1%4294967296]:80", "localhost:80", "1.2.3.4%1:80",
+    "1.2.3.4 :80", " 1.2.3.4:80", "1.2.3.4\u{0}x:80", "[::1\u{0}]:80", "1.2.3.4:80\n", "[::1]:80 ",
+  ])
+  func addressTextThatIsRefused(_ text: String) {
+    #expect(PeerAddress(text) == nil)
+  }
+
+  @Test func addressTextRoundTrips() {
+    var random = SeededRandom(seed: 11)
+    for i in 0..<2_000 {
+      let v4 = i % 2 == 0
+      let address = PeerAddress(
+        high: v4 ? 0 : random.next() & random.next() & random.next(),
+        low: v4 ? 0xFFFF_0000_0000 | random.next() >> 32 : random.next() & random.next(),
+        port: UInt16(truncatingIfNeeded: random.next()))
+      if PeerAddress(address.description) != address { Issue.record("\(address)") }
+    }
+  }
+
+  /// Kernel stamps around a step of the realtime clock, forwards and backwards.
+  @Test(arguments: [3_600_000_000_000, -3_600_000_000_000, 50_000_000, -50_000_000] as [Int64])
+  func stampsThroughAStep(_ step: Int64) {
+    let realtime: UInt64 = 1_700_000_000_000_000_000
+    var now = Instant(nanoseconds: 1_000_000_000_000)
+    var conversion = RealtimeConversion(now: now, realtime: realtime)
+    #expect(conversion.arrival(stamp: realtime - 5_000, now: now) == now - .microseconds(5))
+
+    // Stamped before the step, read after it.
+    now = now + .milliseconds(Int64(10))
+    let before = realtime + 10_000_000 - 20_000
+    let stepped = UInt64(Int64(realtime + 10_000_000) + step)
+    conversion.refresh(now: now, realtime: stepped)
+    #expect(conversion.steps == 1)
+    let arrival = conversion.arrival(stamp: before, now: now)
+    if step.magnitude > 2_000_000_000 || step < 0 {
+      #expect(arrival == now - .microseconds(20))
+    } else {
+      // A small step forwards can't be told from a datagram that waited: late by the step, within bounds.
+      #expect(arrival <= now && now - arrival <= .seconds(2))
+    }
+    #expect(conversion.arrival(stamp: stepped - 7_000, now: now) == now - .microseconds(7))
+  }
+
+  @Test func absurdStampsBecomeNow() {
+    let now = Instant(nanoseconds: 5_000_000_000)
+    var conversion = RealtimeConversion(now: now, realtime: 1_700_000_000_000_000_000)
+    for stamp in [0, 1, UInt64.max, 1_600_000_000_000_000_000, 1_800_000_000_000_000_000] {
+      #expect(conversion.arrival(stamp: stamp, now: now) == now)
+    }
+    #expect(conversion.implausible == 5)
+    // Slightly ahead: the clocks are read one after the other.
+    #expect(conversion.arrival(stamp: 1_700_000_000_000_050_000, now: now) == now)
+    #expect(conversion.implausible == 5)
+  }
+}
