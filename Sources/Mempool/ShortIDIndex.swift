@@ -13,7 +13,8 @@ public struct OverlayIDKey: Hashable, Sendable, BitwiseCopyable {
 }
 
 /// From overlay short id to slots, for two keys at a time: the best tip's and that of the tip before or competing,
-/// because blocks race. A *generation* is one key's table; its cells hold the whole id and the slot in 64 bits, so a
+/// because blocks race; and for one pinned key, an epoch's, under which relays tell each other what they have between
+/// blocks. A *generation* is one key's table; its cells hold the whole id and the slot in 64 bits, so a
 /// lookup touches one cache line, and removing or moving cells needs nothing but the cells.
 ///
 /// A new key's generation is filled in slices: it covers the slots below its cursor, and a match looks through the
@@ -22,6 +23,8 @@ public struct ShortIDIndex: ~Copyable {
   /// An id is the low 40 bits of SipHash-2-4 of the wtxid: README.md has the probability of false matches.
   public static let defaultBits = 40
   static let slotBits: UInt64 = 24
+  /// The generation that no new tip replaces.
+  static let pinned = 2
 
   struct Generation {
     var key: OverlayIDKey?
@@ -53,9 +56,10 @@ public struct ShortIDIndex: ~Copyable {
     let log = (2 * capacity).ceilingLog2
     shift = UInt64(64 - log)
     cellMask = 1 << log - 1
-    for _ in 0..<2 { generations.append(Generation(key: nil, cells: allocateZeroed(UInt64.self, cellMask + 1))) }
-    generations[0].cleared = cellMask + 1
-    generations[1].cleared = cellMask + 1
+    for _ in 0..<3 {
+      generations.append(
+        Generation(key: nil, cells: allocateZeroed(UInt64.self, cellMask + 1), cleared: cellMask + 1))
+    }
   }
 
   deinit { for generation in generations { free(generation.cells) } }
@@ -65,13 +69,13 @@ public struct ShortIDIndex: ~Copyable {
   @inline(__always) func id(_ hash: UInt64) -> UInt64 { hash & idMask }
   @inline(__always) func home(_ id: UInt64) -> Int { Int(truncatingIfNeeded: (id &* multiplier) >> shift) }
 
-  /// The key's generation, if it is one of the two.
+  /// The key's generation, if it is one of those held.
   func generation(_ key: OverlayIDKey) -> Generation? { generations.first { $0.key == key } }
 
   /// Starts the key's generation in place of the one asked for longest ago, unless it is there.
   mutating func prepare(_ key: OverlayIDKey) {
     uses += 1
-    if let present = generations.firstIndex(where: { $0.key == key }) {
+    if let present = generations[..<ShortIDIndex.pinned].firstIndex(where: { $0.key == key }) {
       generations[present].used = uses
       return
     }
@@ -82,14 +86,23 @@ public struct ShortIDIndex: ~Copyable {
     generations[oldest].used = uses
   }
 
-  /// Fills young generations, the last asked for first. A slot costs 1 of the budget, 32 zeroed cells as well.
+  /// Starts the pinned generation over, unless it has this key.
+  mutating func pin(_ key: OverlayIDKey) {
+    if generations[ShortIDIndex.pinned].key == key { return }
+    if generations[ShortIDIndex.pinned].key != nil { generations[ShortIDIndex.pinned].cleared = 0 }
+    generations[ShortIDIndex.pinned].key = key
+    generations[ShortIDIndex.pinned].cursor = 0
+  }
+
+  /// Fills young generations, the last asked for first and the pinned one last. A slot costs 1 of the budget, 32 zeroed cells as well.
   /// True when nothing is left to do.
   mutating func advance(
     budget: Int, wtxids: UnsafeMutablePointer<Hash256>, lengths: UnsafeMutablePointer<UInt32>, highWater: Int
   ) -> Bool {
     let first = generations[0].used > generations[1].used ? 0 : 1
     var left = budget
-    for index in [first, 1 - first] where generations[index].key != nil && generations[index].cursor != .max {
+    for index in [first, 1 - first, ShortIDIndex.pinned]
+    where generations[index].key != nil && generations[index].cursor != .max {
       let room = cellMask + 1 - generations[index].cleared
       if room > 0 {
         let count = Swift.min(room, left < room / 32 ? left * 32 : room)
@@ -137,14 +150,14 @@ public struct ShortIDIndex: ~Copyable {
 
   /// An entry has come. Generations that have not reached its slot will find it there.
   mutating func insert(_ slot: UInt32, wtxid: Hash256) {
-    for index in 0..<2 where Int(slot) < generations[index].cursor {
+    for index in generations.indices where Int(slot) < generations[index].cursor {
       guard let key = generations[index].key else { continue }
       insert(id(SipHash(k0: key.k0, k1: key.k1).hash(wtxid)), slot, generations[index].cells)
     }
   }
 
   mutating func remove(_ slot: UInt32, wtxid: Hash256) {
-    for index in 0..<2 where Int(slot) < generations[index].cursor {
+    for index in generations.indices where Int(slot) < generations[index].cursor {
       guard let key = generations[index].key else { continue }
       let id = id(SipHash(k0: key.k0, k1: key.k1).hash(wtxid))
       remove(id << ShortIDIndex.slotBits | UInt64(slot + 1), home(id), generations[index].cells)

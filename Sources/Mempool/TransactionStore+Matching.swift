@@ -14,6 +14,9 @@ extension TransactionStore {
   /// ready when it is one of the two held.
   public mutating func prepareShortIDs(_ key: OverlayIDKey) { shortIDs.prepare(key) }
 
+  /// The index is wanted for this key, too, until another is pinned: an epoch's, for `match(inventoryIDs:key:into:)`.
+  public mutating func pinShortIDs(_ key: OverlayIDKey) { shortIDs.pin(key) }
+
   /// Goes on building the index; true when it is complete. `budget` counts slots: 1,500 take less than 100 µs.
   @discardableResult
   public mutating func advanceShortIDs(budget: Int = 1_500) -> Bool {
@@ -85,6 +88,36 @@ extension TransactionStore {
   package func match(
     compactIDs ids: Span<UInt64>, bits: Int, key: ShortIDKey, overTxids: Bool, into slots: inout [UInt32]
   ) {
+    search(ids, bits: bits, SipHash(k0: key.k0, k1: key.k1), overTxids ? txids : wtxids, into: &slots)
+  }
+
+  /// Finds the entries that 6-byte ids (SipHash of the wtxid under an overlay key that no block changes) name, as above.
+  /// Costs the ids when the key is pinned and its index complete, else a search through the store.
+  public func match(inventoryIDs ids: Span<UInt64>, key: OverlayIDKey, into slots: inout [UInt32]) {
+    let sip = SipHash(k0: key.k0, k1: key.k1)
+    guard let generation = shortIDs.generation(key), generation.cursor == .max else {
+      return search(ids, bits: 48, sip, wtxids, into: &slots)
+    }
+    slots.removeAll(keepingCapacity: true)
+    slots.append(contentsOf: repeatElement(TransactionStore.missing, count: ids.count))
+    var slotSpan = slots.mutableSpan
+    for index in ids.indices where ids[index] != TransactionStore.noID {
+      var found = TransactionStore.missing
+      shortIDs.probe(ids[index] & shortIDs.idMask, generation) { slot in
+        // The index holds fewer bits.
+        if sip.hash(wtxids[Int(slot)]) & (1 << 48 - 1) != ids[index] { return }
+        found = found == TransactionStore.missing ? slot : TransactionStore.ambiguous
+      }
+      slotSpan[index] = found
+    }
+    settle(&slotSpan)
+  }
+
+  /// Through the classes, likely transactions first, until all ids are found.
+  private func search(
+    _ ids: Span<UInt64>, bits: Int, _ key: SipHash, _ hashed: UnsafeMutablePointer<Hash256>,
+    into slots: inout [UInt32]
+  ) {
     slots.removeAll(keepingCapacity: true)
     slots.append(contentsOf: repeatElement(TransactionStore.missing, count: ids.count))
     var slotSpan = slots.mutableSpan
@@ -92,10 +125,10 @@ extension TransactionStore {
     for index in ids.indices where ids[index] != TransactionStore.noID { left += 1 }
     if left == 0 { return }
     let wanted = WantedIDs(ids, mask: 1 << UInt64(bits) - 1, multiplier: shortIDs.multiplier)
-    var scan = IDScan(SipHash(k0: key.k0, k1: key.k1), kernel: shortIDs.kernel)
+    var scan = IDScan(key, kernel: shortIDs.kernel)
     for kind in TransactionClass.allCases {
       for queue in TransactionStore.queueOrder(kind) {
-        scan.run(queues[queue].slots, overTxids ? txids : wtxids, wanted) { index, slot in
+        scan.run(queues[queue].slots, hashed, wanted) { index, slot in
           if slotSpan[index] == TransactionStore.missing {
             slotSpan[index] = slot
             left -= 1

@@ -114,7 +114,8 @@ import Testing
         }
         adoptSide(store, &naive)
       case 16:
-        store.prepareShortIDs(keys[world.random.below(keys.count)])
+        let key = keys[world.random.below(keys.count)]
+        if world.random.chance(0.2) { store.pinShortIDs(key) } else { store.prepareShortIDs(key) }
       default:
         _ = store.advanceShortIDs(budget: 1 + world.random.below(40))
       }
@@ -220,6 +221,12 @@ import Testing
       let got = slots.map { $0 == TransactionStore.missing ? nil : store.wtxid($0) }
       #expect(got == found)
       compact(store, all, ids, key, bits)
+      // Between blocks: six bytes of the same hash, so that shorter ones in the index meet.
+      let inventory = all.filter { _ in random.chance(0.2) }
+      let wanted = inventory.map { sip.hash($0.wtxid) & 0xFFFF_FFFF_FFFF } + [random.next() >> 16]
+      store.match(inventoryIDs: wanted.span, key: key, into: &slots)
+      let listed = slots.map { $0 == TransactionStore.missing ? nil : store.wtxid($0) }
+      #expect(listed == inventory.map(\.wtxid) + [nil])
     }
   }
 
