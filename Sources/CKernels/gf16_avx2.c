@@ -19,6 +19,10 @@ static inline block xor_(block a, block b) {
 static inline block and_(block a, block b) {
   return (block){_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
 }
+static inline block both(const uint8_t *p) {
+  __m256i half = _mm256_loadu_si256((const __m256i *)p);
+  return (block){half, half};
+}
 static inline table table_of(uint16_t m) {
   const __m128i *p = (const __m128i *)gf16_shared->nibbles[0][m & 255];
   const __m128i *q = (const __m128i *)gf16_shared->nibbles[1][m >> 8];

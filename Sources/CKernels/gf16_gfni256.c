@@ -20,6 +20,10 @@ static inline block xor_(block a, block b) {
 static inline block and_(block a, block b) {
   return (block){_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
 }
+static inline block both(const uint8_t *p) {
+  __m256i half = _mm256_loadu_si256((const __m256i *)p);
+  return (block){half, half};
+}
 static inline table table_of(uint16_t m) {
   const uint64_t *p = gf16_shared->matrices[0][m & 255], *q = gf16_shared->matrices[1][m >> 8];
   return (table){_mm256_set1_epi64x((long long)(p[0] ^ q[0])), _mm256_set1_epi64x((long long)(p[1] ^ q[1])),

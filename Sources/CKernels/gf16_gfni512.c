@@ -13,6 +13,9 @@ static inline block load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 static inline void store(uint8_t *p, block b) { _mm512_storeu_si512(p, b); }
 static inline block xor_(block a, block b) { return _mm512_xor_si512(a, b); }
 static inline block and_(block a, block b) { return _mm512_and_si512(a, b); }
+static inline block both(const uint8_t *p) {
+  return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p));
+}
 static inline table table_of(uint16_t m) {
   const __m256i *p = (const __m256i *)gf16_shared->matrices[0][m & 255];
   const __m256i *q = (const __m256i *)gf16_shared->matrices[1][m >> 8];

@@ -21,6 +21,9 @@ static inline block and_(block a, block b) {
   for (int i = 0; i < 2; i++) a.low[i] = vandq_u8(a.low[i], b.low[i]), a.high[i] = vandq_u8(a.high[i], b.high[i]);
   return a;
 }
+static inline block both(const uint8_t *p) {
+  return (block){{vld1q_u8(p), vld1q_u8(p + 16)}, {vld1q_u8(p), vld1q_u8(p + 16)}};
+}
 static inline table table_of(uint16_t m) {
   const uint8_t *p = gf16_shared->nibbles[0][m & 255], *q = gf16_shared->nibbles[1][m >> 8];
   table t;

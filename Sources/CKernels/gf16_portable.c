@@ -22,6 +22,11 @@ static inline block and_(block a, block b) {
   for (int i = 0; i < 2; i++) a.low[i] &= b.low[i], a.high[i] &= b.high[i];
   return a;
 }
+static inline block both(const uint8_t *p) {
+  block b;
+  memcpy(b.low, p, 32), memcpy(b.high, p, 32);
+  return b;
+}
 static inline table table_of(uint16_t m) {
   const uint8_t *p = gf16_shared->nibbles[0][m & 255], *q = gf16_shared->nibbles[1][m >> 8];
   table t;

@@ -26,6 +26,10 @@ static inline block and_(block a, block b) {
     a.low[i] = _mm_and_si128(a.low[i], b.low[i]), a.high[i] = _mm_and_si128(a.high[i], b.high[i]);
   return a;
 }
+static inline block both(const uint8_t *p) {
+  __m128i a = _mm_loadu_si128((const __m128i *)p), b = _mm_loadu_si128((const __m128i *)(p + 16));
+  return (block){{a, b}, {a, b}};
+}
 static inline table table_of(uint16_t m) {
   const __m128i *p = (const __m128i *)gf16_shared->nibbles[0][m & 255];
   const __m128i *q = (const __m128i *)gf16_shared->nibbles[1][m >> 8];

@@ -2,6 +2,7 @@
 //   block            64 bytes in registers         table            what multiplying by one element needs
 //   load, store      unaligned                     times(table, block)
 //   xor_, and_       bitwise                       table_of(m)
+//   both(p)          32 bytes as low and as high halves
 //   split_block, join_block: natural order <-> planar
 //   NAME(x)          the functions' names
 // Included inside `#pragma clang attribute push(target(...))`, so everything here is compiled for that set.
@@ -106,29 +107,24 @@ static void NAME(fft)(uint8_t *rows, unsigned bits, uint32_t offset, uint32_t lo
       NAME(fft_level)(rows, r, r + (1u << low), level, offset, lo, hi);
 }
 
-static void NAME(scale_rows)(uint8_t *dst, size_t dst_stride, const uint8_t *src, size_t src_stride, size_t count,
-                             const uint32_t *index, const uint16_t *m, size_t first, size_t last, uint32_t first_mask,
-                             uint32_t last_mask) {
-  if (first >= last) return;
-  if (last - first == 1) first_mask = last_mask = first_mask & last_mask;
-  uint8_t bytes[2][GF16_BLOCK];
-  for (int i = 0; i < GF16_SYMBOLS; i++) {
-    bytes[0][i] = bytes[0][i + GF16_SYMBOLS] = (uint8_t) - (int)(first_mask >> i & 1);
-    bytes[1][i] = bytes[1][i + GF16_SYMBOLS] = (uint8_t) - (int)(last_mask >> i & 1);
-  }
-  block first_bytes = load(bytes[0]), last_bytes = load(bytes[1]);
+static void NAME(scale_segments)(uint8_t *dst, const uint8_t *src, size_t count, const uint16_t *begin,
+                                 const uint16_t *end, const uint16_t *m) {
+  // 32 bytes from window + 32 - a are set from byte a on; 32 bytes from window + 64 - b are set below byte b.
+  static const uint8_t window[96] = {[32 ... 63] = 0xFF};
   for (size_t i = 0; i < count; i++) {
-    size_t r = index ? index[i] : i;
-    uint8_t *to = dst + r * dst_stride;
-    const uint8_t *from = src + r * src_stride;
     table t = table_of(m[i]);
-    block old = load(to + first * GF16_BLOCK), new = times(&t, load(from + first * GF16_BLOCK));
-    store(to + first * GF16_BLOCK, xor_(old, and_(xor_(old, new), first_bytes)));
-    if (last - first == 1) continue;
-    for (size_t b = (first + 1) * GF16_BLOCK; b < (last - 1) * GF16_BLOCK; b += GF16_BLOCK)
-      store(to + b, times(&t, load(from + b)));
-    old = load(to + (last - 1) * GF16_BLOCK), new = times(&t, load(from + (last - 1) * GF16_BLOCK));
-    store(to + (last - 1) * GF16_BLOCK, xor_(old, and_(xor_(old, new), last_bytes)));
+    size_t first = begin[i] / GF16_SYMBOLS, last = (end[i] - 1u) / GF16_SYMBOLS;
+    size_t from = begin[i] % GF16_SYMBOLS, to = (end[i] - 1u) % GF16_SYMBOLS + 1;
+    for (size_t b = first; b <= last; b++) {
+      block new = times(&t, load(src + b * GF16_BLOCK));
+      if ((b == first && from > 0) || (b == last && to < GF16_SYMBOLS)) {
+        block mask = and_(both(window + 32 - (b == first ? from : 0)),
+                          both(window + 64 - (b == last ? to : GF16_SYMBOLS)));
+        block old = load(dst + b * GF16_BLOCK);
+        new = xor_(old, and_(xor_(old, new), mask));
+      }
+      store(dst + b * GF16_BLOCK, new);
+    }
   }
 }
 
@@ -152,5 +148,5 @@ static void NAME(join)(uint8_t *dst, const uint8_t *src, const uint64_t *mask, s
 #define KERNELS(label)                                                                                             \
   {                                                                                                                \
     .name = label, .mul = NAME(mul), .muladd = NAME(muladd), .add = NAME(add), .ifft = NAME(ifft), .fft = NAME(fft), \
-    .scale_rows = NAME(scale_rows), .split = NAME(split), .join = NAME(join)                                       \
+    .scale_segments = NAME(scale_segments), .split = NAME(split), .join = NAME(join)                                       \
   }

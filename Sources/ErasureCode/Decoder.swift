@@ -39,6 +39,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   private var anySyndrome = false
   private var sourceBits = AlignedBytes(ObjectShape.maxSourceChunks / 8)
   var solver = Solver()
+  /// Repair chunks added since the known bytes changed.
+  private var repairsSinceChange = 0
 
   public init(_ shape: ObjectShape, kernel: Kernel = .best) {
     self.shape = shape
@@ -74,7 +76,9 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     mustTransform = false
     solved = false
     repairsHeld = 0
+    repairsSinceChange = 0
     anySyndrome = false
+    solver.forget()
   }
 
   var points: UnsafeMutablePointer<UInt32> { pointStore.bound(to: UInt32.self) }
@@ -213,6 +217,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     applied[slot] = -1
     heldBits.base[x / 8] |= 1 << UInt8(x % 8)
     repairsHeld += 1
+    repairsSinceChange += 1
     if canSync, canMakeRow(x), late.blocks <= Work.slice / 4 { sync(slot) }
   }
 
@@ -234,6 +239,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     reopen()
     if range.isEmpty || !coverage.overlaps(range) { return }
     coverage.remove(range)
+    solver.forget()
+    repairsSinceChange = 0
     data.zero(range)
     // Syndromes, list and transform hold bytes that are gone: make them anew from what is left.
     late.clear()
@@ -297,6 +304,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   private mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
     (data.base + range.lowerBound).update(from: bytes, count: range.count)
     coverage.insert(range)
+    solver.forget()
+    repairsSinceChange = 0
     // Strips that a running transform has yet to reach will include the bytes.
     let limit = spectrum.state == .building ? spectrum.strip * 64 : shape.chunkSize
     if shape.isDirect && !anySyndrome { return }
@@ -321,6 +330,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   private mutating func forgetSyndromes() {
     for slot in 0..<repairsHeld { applied[slot] = -1 }
     anySyndrome = false
+    solver.forget()
   }
 
   /// Nothing stands in the way of making syndromes but rows of the transform.
@@ -377,6 +387,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
         left -= cost
       } else if let cost = prefetch() {
         left -= cost
+      } else if let cost = scaleOne() {
+        left -= cost
       } else {
         return .idle
       }
@@ -429,6 +441,18 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     let last = Int(points[repairsHeld - 1])
     for x in [last + 1, last + min(8, needed)] where x < 65_536 && !spectrum.isReady(x) {
       return spectrum.evaluate(x)
+    }
+    return nil
+  }
+
+  /// Makes the solver's plan or scales one syndrome by it: the part of the solution that needs no more chunks. Only for
+  /// few unknowns, and when what is known seems to stay, since each change of it begins this anew.
+  private mutating func scaleOne() -> Int? {
+    let most = coverage.mostUnknown()
+    guard most <= 256, repairsSinceChange >= 2 else { return nil }
+    if !solver.isPlanned { return solver.plan(shape, coverage) }
+    for slot in 0..<min(repairsHeld, most) where !solver.isScaled(slot) && applied[slot] == Int32(late.count) {
+      return solver.scaleRow(slot, Int(points[slot]), syndromes.base + slot * shape.chunkSize, shape, kernel)
     }
     return nil
   }

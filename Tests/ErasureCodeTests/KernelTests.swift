@@ -118,35 +118,39 @@ import Testing
     }
   }
 
-  /// Rows scaled by factors of their own, in a range of columns that begins and ends anywhere.
-  @Test(arguments: all) func scaleRows(_ name: String) {
+  /// Segments of columns that begin and end anywhere, each with its factor; the columns between stay.
+  @Test(arguments: all) func scaleSegments(_ name: String) {
     let kernel = Kernel.named(name)!.ops.pointee
     let field = SlowField.shared
     var random = SeededRandom(seed: 5)
-    for round in 0..<150 {
-      let blocks = 1 + random.below(5)
-      let stride = blocks * 64
-      let rows = 1 + random.below(6)
-      let columns = random.below(blocks * 32)..<blocks * 32
-      let range = columns.lowerBound..<columns.lowerBound + 1 + random.below(columns.count)
-      let index: [UInt32]? = random.chance(0.5) ? (0..<rows).map { _ in UInt32(random.below(rows)) } : nil
-      let factors = (0..<rows).map { _ in UInt16(random.below(65_536)) }
-      let source = random.bytes(rows * stride)
-      let before = round % 3 == 0 ? source : random.bytes(rows * stride)
-      var got = before
-      let firstMask = UInt32.max << UInt32(range.lowerBound % 32)
-      let lastMask = UInt32.max >> UInt32(31 - (range.upperBound - 1) % 32)
-      kernel.scale_rows(
-        &got, stride, source, stride, rows, index, factors, range.lowerBound / 32, (range.upperBound + 31) / 32,
-        firstMask, lastMask)
-      var expected = before
-      for i in 0..<rows {
-        let row = Int(index?[i] ?? UInt32(i)) * stride
-        for column in range {
+    for round in 0..<400 {
+      let columns = 32 * (1 + random.below(6))
+      var (begin, end, factors): ([UInt16], [UInt16], [UInt16]) = ([], [], [])
+      var column = random.below(3)
+      let mean = 1 + random.below(70)
+      while column < columns {
+        let to = min(columns, column + 1 + random.below(mean))
+        begin.append(UInt16(column))
+        end.append(UInt16(to))
+        factors.append(random.chance(0.1) ? Self.multipliers[random.below(12)] : UInt16(random.below(65_536)))
+        column = to + (random.chance(0.5) ? 0 : random.below(40))
+      }
+      let source = random.bytes(columns * 2)
+      var got = round % 3 == 0 ? source : random.bytes(columns * 2)
+      var expected = got
+      if round % 3 == 0 {
+        got.withUnsafeMutableBufferPointer {
+          kernel.scale_segments($0.baseAddress!, $0.baseAddress!, begin.count, begin, end, factors)
+        }
+      } else {
+        kernel.scale_segments(&got, source, begin.count, begin, end, factors)
+      }
+      for i in begin.indices {
+        for column in Int(begin[i])..<Int(end[i]) {
           let (low, high) = SlowCode.place(column)
-          let value = field.times(UInt16(source[row + low]) | UInt16(source[row + high]) << 8, factors[i])
-          expected[row + low] = UInt8(truncatingIfNeeded: value)
-          expected[row + high] = UInt8(value >> 8)
+          let value = field.times(UInt16(source[low]) | UInt16(source[high]) << 8, factors[i])
+          expected[low] = UInt8(truncatingIfNeeded: value)
+          expected[high] = UInt8(value >> 8)
         }
       }
       let isSame = got == expected

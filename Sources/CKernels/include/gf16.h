@@ -33,12 +33,10 @@ typedef struct {
   // fft: coefficients to values; rows outside lo ..< hi are garbage afterwards.
   void (*ifft)(uint8_t *rows, unsigned bits, uint32_t offset, uint32_t lo, uint32_t hi);
   void (*fft)(uint8_t *rows, unsigned bits, uint32_t offset, uint32_t lo, uint32_t hi);
-  // For each of `count` rows r (or r = index[i]): the symbols of blocks first ..< last get m[i] * src, others of dst
-  // stay. first_mask and last_mask select symbols of the first and the last block (both apply if they are the same).
-  // Strides are in bytes; dst and src are equal or don't overlap.
-  void (*scale_rows)(uint8_t *dst, size_t dst_stride, const uint8_t *src, size_t src_stride, size_t count,
-                     const uint32_t *index, const uint16_t *m, size_t first, size_t last, uint32_t first_mask,
-                     uint32_t last_mask);
+  // One row cut into segments of columns (symbols), each with a factor of its own: columns begin[i] ..< end[i] of dst
+  // become m[i] * src; others stay. Segments are not empty, and apart; dst and src are equal or don't overlap.
+  void (*scale_segments)(uint8_t *dst, const uint8_t *src, size_t count, const uint16_t *begin, const uint16_t *end,
+                         const uint16_t *m);
   // Natural order (16-bit little-endian symbols side by side) to planar, one block a row.
   void (*split)(uint8_t *dst, size_t dst_stride, const uint8_t *src, size_t src_stride, size_t rows);
   // Planar to natural, xored onto dst where the mask's bit of that byte is set; contiguous blocks, one mask a block.
