@@ -68,7 +68,8 @@ let package = Package(
     tests("Wire", ["Ground"]),
     tests("Mempool", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
     tests("Relay", ["Ground", "Bitcoin", "Mempool", "Wire", "RealBlocks"]),
-    tests("Session", ["Ground", "Wire"]),
+    // UringSupport counts the calling thread's allocations.
+    tests("Session", ["Ground", "Wire", "UringSupport"]),
     tests("Measurement", ["Ground"]),
     tests("Topology", ["Ground"]),
     tests("Simulation", ["Ground", "Topology"]),
@@ -80,8 +81,8 @@ let package = Package(
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
     bench("simulation", ["Simulation", "Ground"]),
-    bench("session", ["Session", "Ground", "CLibsodium"]),
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
     bench("relay", ["Relay", "Mempool", "Bitcoin", "Ground", "RealBlocks"]),
+    bench("session", ["Session", "Wire", "Ground", "CLibsodium"]),
   ]
 )

@@ -2,12 +2,12 @@ import CLibsodium
 
 /// Secret bytes in libsodium's guarded memory: between guard pages, locked into RAM where the limit on locked memory
 /// allows, left out of core dumps, and overwritten when released.
-struct GuardedBytes: ~Copyable {
-  let pointer: UnsafeMutableRawPointer
-  let count: Int
+package struct GuardedBytes: ~Copyable {
+  package let pointer: UnsafeMutableRawPointer
+  package let count: Int
 
   /// Zeros. `count` is rounded up to 64 so that the start is aligned for any cipher state.
-  init(count: Int) {
+  package init(count: Int) {
     precondition(count > 0)
     Sodium.start()
     self.count = (count + 63) & ~63

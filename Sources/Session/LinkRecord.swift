@@ -1,6 +1,6 @@
 import Ground
 
-/// The keys of one session and what was sent and received under them; four to a link. Trivial. The keys themselves lie
+/// The keys of one session and what was sent and received under them; five to a link. Trivial. The keys themselves lie
 /// in guarded memory, found by the slot's number.
 struct Slot {
   enum State: UInt8 {
@@ -23,6 +23,8 @@ struct Slot {
   /// One more than the highest counter opened.
   var receiveNext: UInt64 = 0
   var opened: UInt64 = 0
+  /// Datagrams in one direction after which this side asks for new keys.
+  var rekeyCount = UInt64.max
   var peerInstance: UInt64 = 0
   var ticket: UInt64 = 0
   var born = Instant.zero
@@ -54,6 +56,8 @@ struct LinkRecord {
   var current = LinkRecord.none
   /// Before the last rekey; still opens.
   var previous = LinkRecord.none
+  /// Before the last but one: two handshakes that cross can be confirmed within a round trip.
+  var oldest = LinkRecord.none
   /// This side's handshake under way.
   var ours = LinkRecord.none
   /// The peer's handshake, complete but not yet confirmed.

@@ -3,14 +3,14 @@ import Wire
 
 /// 16 bytes: a SipHash-2-4-128 key, or what it computes. SipHash with 128-bit output is a keyed PRF and costs a seventh of
 /// BLAKE2b on these sizes; strangers' packets are rejected with one call.
-struct Mac: Sendable {
+package struct Mac: Sendable {
   var a: UInt64 = 0
   var b: UInt64 = 0
 
-  init() {}
+  package init() {}
 
   /// A key for one purpose: the first half of SHA-256 over a label and public bytes.
-  init(
+  package init(
     label: StaticString, _ first: PublicKey,
     _ more: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0)
   ) {
@@ -34,13 +34,13 @@ struct Mac: Sendable {
     b = bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
   }
 
-  @inline(__always) func store(to bytes: UnsafeMutableRawPointer) {
+  @inline(__always) package func store(to bytes: UnsafeMutableRawPointer) {
     bytes.storeBytes(of: a, as: UInt64.self)
     bytes.storeBytes(of: b, toByteOffset: 8, as: UInt64.self)
   }
 
   /// The MAC of bytes under this key.
-  func over(_ bytes: UnsafeRawPointer, _ count: Int) -> Mac {
+  package func over(_ bytes: UnsafeRawPointer, _ count: Int) -> Mac {
     var key = self
     var out = Mac()
     withUnsafeMutableBytes(of: &out) { out in

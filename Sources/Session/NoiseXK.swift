@@ -19,11 +19,11 @@ package enum ActError: Error, Hashable, Sendable {
 /// `lightning` and empty payloads the acts are BOLT 8's, byte for byte.
 ///
 /// A view of `byteCount` bytes of guarded memory; all secrets, intermediate ones too, stay in there. The owner wipes.
-struct NoiseXK {
-  static let byteCount = 512
+package struct NoiseXK {
+  package static let byteCount = 512
   private let base: UnsafeMutableRawPointer
 
-  init(_ base: UnsafeMutableRawPointer) { self.base = base }
+  package init(_ base: UnsafeMutableRawPointer) { self.base = base }
 
   // The first 128 bytes are what a responder must keep between acts one and three; 16 bytes for its own notes follow.
   var chainingKey: UnsafeMutableRawPointer { base }
@@ -38,13 +38,13 @@ struct NoiseXK {
   }
   private var remote: UnsafeMutableRawPointer { base + 464 }  // 33 bytes
 
-  func wipe() { sodium_memzero(base, NoiseXK.byteCount) }
+  package func wipe() { sodium_memzero(base, NoiseXK.byteCount) }
   func copy(to other: NoiseXK) { other.base.copyMemory(from: base, byteCount: NoiseXK.byteCount) }
 
   /// Both sides, before act one. `responder` is the responder's static key.
-  func begin(prologue: [UInt8], responder: PublicKey) {
-    let name = Array("Noise_XK_secp256k1_ChaChaPoly_SHA256".utf8)
-    crypto_hash_sha256(h.u8, name, UInt64(name.count))
+  package func begin(prologue: [UInt8], responder: PublicKey) {
+    let name: StaticString = "Noise_XK_secp256k1_ChaChaPoly_SHA256"
+    crypto_hash_sha256(h.u8, name.utf8Start, UInt64(name.utf8CodeUnitCount))
     chainingKey.copyMemory(from: h, byteCount: 32)
     prologue.withUnsafeBytes { mixHash($0.baseAddress ?? UnsafeRawPointer(h), $0.count) }
     responder.withBytes { mixHash($0, 33) }
@@ -53,7 +53,7 @@ struct NoiseXK {
   // MARK: Act one: e, es
 
   /// Writes 50 + `payload.count` bytes.
-  func writeActOne(
+  package func writeActOne(
     to out: UnsafeMutableRawPointer, responder: PublicKey, payload: UnsafeRawBufferPointer,
     ephemeral generate: (UnsafeMutableRawPointer) -> Void
   ) throws(ActError) {
@@ -64,7 +64,8 @@ struct NoiseXK {
   }
 
   /// Reads an act one in place; the payload's plaintext is left where it was sealed.
-  func readActOne(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int, identity: Identity) throws(ActError) {
+  package func readActOne(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int, identity: Identity) throws(ActError)
+  {
     try readEphemeral(act, payloadBytes)
     if !Curve.ecdh(remote, identity.secret, into: shared) { throw .publicKey }
     mixKey()
@@ -74,7 +75,7 @@ struct NoiseXK {
   // MARK: Act two: e, ee
 
   /// Writes 50 + `payload.count` bytes.
-  func writeActTwo(
+  package func writeActTwo(
     to out: UnsafeMutableRawPointer, payload: UnsafeRawBufferPointer,
     ephemeral generate: (UnsafeMutableRawPointer) -> Void
   ) throws(ActError) {
@@ -84,7 +85,7 @@ struct NoiseXK {
     seal(payload, nonce: 0, to: out + 34)
   }
 
-  func readActTwo(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int) throws(ActError) {
+  package func readActTwo(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int) throws(ActError) {
     try readEphemeral(act, payloadBytes)
     if !Curve.ecdh(remote, ephemeral, into: shared) { throw .publicKey }
     mixKey()
@@ -94,7 +95,7 @@ struct NoiseXK {
   // MARK: Act three: s, se
 
   /// Writes 66 + `payload.count` bytes.
-  func writeActThree(to out: UnsafeMutableRawPointer, payload: UnsafeRawBufferPointer, identity: Identity)
+  package func writeActThree(to out: UnsafeMutableRawPointer, payload: UnsafeRawBufferPointer, identity: Identity)
     throws(ActError)
   {
     out.u8[0] = 0
@@ -106,7 +107,7 @@ struct NoiseXK {
 
   /// The first part, without curve work: the initiator's static key, for the caller to look up. The key isn't proven
   /// yet, nor checked to be a point.
-  func readStaticKey(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int) throws(ActError) -> PublicKey {
+  package func readStaticKey(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int) throws(ActError) -> PublicKey {
     if act.count != 66 + payloadBytes { throw .length }
     let start = act.baseAddress!
     if start.u8[0] != 0 { throw .version(start.u8[0]) }
@@ -115,7 +116,7 @@ struct NoiseXK {
   }
 
   /// The second part: after it the static key is proven.
-  func readActThree(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int) throws(ActError) {
+  package func readActThree(_ act: UnsafeMutableRawBufferPointer, payloadBytes: Int) throws(ActError) {
     let start = act.baseAddress!
     if !Curve.ecdh(start + 1, ephemeral, into: shared) { throw .publicKey }
     mixKey()
@@ -123,7 +124,7 @@ struct NoiseXK {
   }
 
   /// The two transport keys, 32 bytes each: initiator to responder, then responder to initiator.
-  func split(into body: (UnsafeRawPointer, UnsafeRawPointer) -> Void) {
+  package func split(into body: (UnsafeRawPointer, UnsafeRawPointer) -> Void) {
     hkdf(count: 0)
     body(temporary, temporary + 32)
     sodium_memzero(temporary, 64)

@@ -1,7 +1,7 @@
 import Ground
 
 /// What `SessionTable.receive` made of a datagram. Trivial.
-public enum SessionInput: Sendable {
+public enum SessionInput: Hashable, Sendable {
   /// Nothing for the relay: a handshake, a control message, or rejected (`SessionTable.counters` says why).
   case none
   /// A message of an authenticated peer.

@@ -59,6 +59,20 @@ public struct SessionParameters: Hashable, Sendable {
   public var suite: CipherSuite
   /// The overlay secret's epoch; 0 when neither side has an overlay secret.
   public var overlayEpoch: UInt32
+
+  public init(
+    version: UInt16, features: UInt64, chunkBytes: UInt16, codeProfile: UInt8, maxObjectBytes: UInt32,
+    maxMessageBytes: UInt16, suite: CipherSuite, overlayEpoch: UInt32
+  ) {
+    self.version = version
+    self.features = features
+    self.chunkBytes = chunkBytes
+    self.codeProfile = codeProfile
+    self.maxObjectBytes = maxObjectBytes
+    self.maxMessageBytes = maxMessageBytes
+    self.suite = suite
+    self.overlayEpoch = overlayEpoch
+  }
 }
 
 /// Why two authenticated relays can't have a session.

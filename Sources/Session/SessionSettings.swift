@@ -6,7 +6,7 @@ public struct SessionSettings: Sendable {
   public var pingInterval: Interval = .milliseconds(500 as Int64)
   /// After this long without anything authentic the session is lost.
   public var silenceLimit: Interval = .seconds(3)
-  /// First retransmission of an act while no round trip is known; the wait grows by half each time.
+  /// First retransmission of an act while no round trip is known; the wait grows by half from the sixth on.
   public var firstRetry: Interval = .milliseconds(250 as Int64)
   /// Longest wait between retransmissions. A dead peer costs one datagram in this time, and a peer that comes back
   /// without knowing our address is found again within it.
@@ -30,7 +30,7 @@ public struct SessionSettings: Sendable {
   public var cookiedActsPerSecond: Int64 = 500
   /// Acts with a good cookie from the address of a link; nobody else can use them up.
   public var linkActsPerSecond: Int64 = 20
-  public var cookieRepliesPerSecond: Int64 = 500
+  public var cookieRepliesPerSecond: Int64 = 5_000
 
   public init() {}
 }

@@ -72,7 +72,8 @@ extension SessionTable {
       // As TCP does (RFC 6298), but never slower to start than with no estimate.
       wait = max(min(smoothed + links[link].roundTripVariation * 4, wait), .milliseconds(20 as Int64))
     }
-    for _ in 0..<min(links[link].attempts, 16) where wait < settings.longestRetry { wait = wait * 3 / 2 }
+    // Loss is likelier than absence at first: back off only from the sixth on.
+    for _ in 0..<min(max(links[link].attempts - 4, 0), 16) where wait < settings.longestRetry { wait = wait * 3 / 2 }
     wait = min(wait, settings.longestRetry)
     // Up to an eighth more, so that two relays don't stay in step.
     let jitter = Int64(random.next(UInt16.self)) * (wait.nanoseconds / 8) / 65_536
@@ -85,7 +86,7 @@ extension SessionTable {
   mutating func retry(_ link: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     links[link].retryAt = .never
     // After some attempts, a new ephemeral key and a fresh ticket; a lost act three may also mean a restarted responder.
-    let limit = links[link].phase == .actOneSent ? 12 : 6
+    let limit = links[link].phase == .actOneSent ? 14 : 10
     if links[link].phase == .idle || links[link].attempts >= limit {
       beginHandshake(link, now: now, into: &sink)
     } else {

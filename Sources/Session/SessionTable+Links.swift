@@ -124,10 +124,12 @@ extension SessionTable {
   func freeSlot(_ link: Int) -> Int {
     let record = links[link]
     for slot in link * SessionTable.slotsPerLink..<(link + 1) * SessionTable.slotsPerLink
-    where slot != record.current && slot != record.previous && slot != record.ours && slot != record.theirs {
+    where slot != record.current && slot != record.previous && slot != record.oldest && slot != record.ours
+      && slot != record.theirs
+    {
       return slot
     }
-    // Four slots, four uses, and each use is emptied before it is filled.
+    // Five slots, five uses, and each use is emptied before it is filled.
     fatalError("no free slot")
   }
 
@@ -148,6 +150,7 @@ extension SessionTable {
     initiatorState(link).wipe()
     links[link].current = LinkRecord.none
     links[link].previous = LinkRecord.none
+    links[link].oldest = LinkRecord.none
     links[link].ours = LinkRecord.none
     links[link].theirs = LinkRecord.none
   }

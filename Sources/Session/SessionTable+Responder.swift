@@ -231,9 +231,9 @@ extension SessionTable {
   /// The session that came of a ticket, if it is still there.
   private func session(from ticket: UInt64) -> (Int, Int)? {
     for link in 0..<capacity where configured[link] && links[link].lastTicket == ticket {
-      for slot in [links[link].theirs, links[link].current] where slot != LinkRecord.none {
-        if slots[slot].ticket == ticket { return (link, slot) }
-      }
+      let (theirs, current) = (links[link].theirs, links[link].current)
+      if theirs != LinkRecord.none && slots[theirs].ticket == ticket { return (link, theirs) }
+      if current != LinkRecord.none && slots[current].ticket == ticket { return (link, current) }
     }
     return nil
   }

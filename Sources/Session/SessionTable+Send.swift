@@ -79,7 +79,7 @@ extension SessionTable {
     let record = slots + slot
     let counter = record.pointee.sendCounter
     record.pointee.sendCounter = counter + 1
-    if counter + 1 == settings.rekeyAfterPackets { rekeySoon(slot / SessionTable.slotsPerLink) }
+    if counter + 1 == record.pointee.rekeyCount { rekeySoon(slot / SessionTable.slotsPerLink) }
     datagram.put(kind, at: 0)
     datagram.put(record.pointee.peerIndex, at: SessionFormat.indexOffset)
     datagram.put(counter, at: SessionFormat.counterOffset)

@@ -25,6 +25,11 @@ extension SessionTable {
       wipe(previous)
       links[link].previous = LinkRecord.none
     }
+    let oldest = links[link].oldest
+    if oldest != LinkRecord.none && slots[oldest].until <= now {
+      wipe(oldest)
+      links[link].oldest = LinkRecord.none
+    }
     let theirs = links[link].theirs
     if theirs != LinkRecord.none && slots[theirs].until <= now {
       wipe(theirs)
@@ -62,7 +67,7 @@ extension SessionTable {
     }
     if links[link].pingAt <= now { sendPing(link, now: now, into: &sink) }
     // Datagrams received count too: the peer may be one that can't begin.
-    let worn = slots[slot].receiveNext >= settings.rekeyAfterPackets
+    let worn = slots[slot].receiveNext >= slots[slot].rekeyCount
     if (links[link].rekeyAt <= now || worn) && links[link].phase == .idle && links[link].retryAt == .never {
       // Asked for again if this comes to nothing.
       links[link].rekeyAt = now + .seconds(10)
@@ -79,9 +84,11 @@ extension SessionTable {
 
   private mutating func armAll(_ link: Int) {
     arm(links[link].retryAt)
-    for slot in [links[link].previous, links[link].theirs, links[link].ours] where slot != LinkRecord.none {
-      arm(slots[slot].until)
-    }
+    let record = links[link]
+    if record.previous != LinkRecord.none { arm(slots[record.previous].until) }
+    if record.oldest != LinkRecord.none { arm(slots[record.oldest].until) }
+    if record.theirs != LinkRecord.none { arm(slots[record.theirs].until) }
+    if record.ours != LinkRecord.none { arm(slots[record.ours].until) }
     let slot = links[link].current
     if slot == LinkRecord.none { return }
     arm(links[link].pingAt)
@@ -102,7 +109,8 @@ extension SessionTable {
   ) {
     let id = LinkID(UInt16(link))
     let wasEstablished = links[link].current != LinkRecord.none
-    wipe(links[link].previous)
+    wipe(links[link].oldest)
+    links[link].oldest = links[link].previous
     links[link].previous = links[link].current
     if wasEstablished { slots[links[link].previous].until = now + settings.previousGrace }
     links[link].current = slot
@@ -131,8 +139,9 @@ extension SessionTable {
     // The side that began rekeys; the other one only if that doesn't happen.
     let initiated = slots[slot].initiated
     if initiated { counters.initiated += 1 } else { counters.responded += 1 }
-    let wait = initiated ? settings.rekeyAfter : settings.rekeyAfter + settings.rekeyAfter / 4
-    links[link].rekeyAt = slots[slot].born + wait
+    let (wait, count) = (settings.rekeyAfter, settings.rekeyAfterPackets)
+    links[link].rekeyAt = slots[slot].born + (initiated ? wait : wait + wait / 4)
+    slots[slot].rekeyCount = initiated ? count : count + count / 4
     links[link].quickPings = 3
     links[link].pingAt = now + settings.pingInterval
     if initiated {
@@ -151,8 +160,10 @@ extension SessionTable {
     note(.lost(id, loss))
     wipe(links[link].current)
     wipe(links[link].previous)
+    wipe(links[link].oldest)
     links[link].current = LinkRecord.none
     links[link].previous = LinkRecord.none
+    links[link].oldest = LinkRecord.none
     links[link].pingAt = .never
     links[link].rekeyAt = .never
     guard let address = links[link].configuredAddress else {

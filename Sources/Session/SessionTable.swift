@@ -8,7 +8,7 @@ import Wire
 /// opened in place; what happened is drained with `nextEvent`. Everything is allocated at `init`, and nothing that
 /// arrives makes it allocate, grow or trap.
 public struct SessionTable: ~Copyable {
-  static let slotsPerLink = 4
+  static let slotsPerLink = 5
 
   public let identity: Identity
   public let settings: SessionSettings
@@ -58,12 +58,12 @@ public struct SessionTable: ~Copyable {
   ///   - network: goes into the handshake's prologue: relays of different networks never come to a session.
   ///   - overlay: the secret that all sites hold; `nil` on both sides agrees epoch 0.
   ///   - offer: what this relay can do and wants.
-  ///   - capacity: how many links there can be, at most 16,384.
+  ///   - capacity: how many links there can be, at most 8,192.
   public init(
     identity: Identity, network: String, overlay: OverlaySecret? = nil, offer: SessionOffer = SessionOffer(),
     capacity: Int, settings: SessionSettings = SessionSettings(), random: RandomSource = .system
   ) {
-    precondition(capacity > 0 && capacity <= 16_384)
+    precondition(capacity > 0 && capacity <= 8_192)
     Sodium.start()
     self.identity = identity
     self.settings = settings
