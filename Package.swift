@@ -48,7 +48,9 @@ let package = Package(
     room("ErasureCode", ["CKernels"], exclude: ["README.md", "CODE.md"]),
     room("Mempool", ["Bitcoin", "Ground", "CKernels"]),
     room("Wire", ["Ground"]),
-    room("Session", ["Wire", "Ground", "CLibsodium", "CLibsecp256k1"]),
+    room(
+      "Session", ["Wire", "Ground", "CLibsodium", "CLibsecp256k1"],
+      exclude: ["README.md", "WIRE-FORMAT.md", "THREAT-MODEL.md"]),
     room("Uring", ["Ground", "CRing", "CLiburing"]),
     room(
       "Relay", ["Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "Ground", "CKernels"],

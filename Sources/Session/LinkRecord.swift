@@ -95,6 +95,7 @@ struct LinkRecord {
   // What others can make this side do for the link, bounded.
   var acts = Pacer()
   var cookies = Pacer()
+  var actTwos = Pacer()
   var confirms = Pacer()
   var pongs = Pacer()
 

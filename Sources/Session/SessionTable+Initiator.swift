@@ -110,6 +110,11 @@ extension SessionTable {
       counters.strangers += 1
       return
     }
+    // Who sees our acts and knows the peer's key can make up act twos; curve work for those is bounded too.
+    guard links[link].actTwos.take(now: now, interval: .perSecond(50), burst: 20) else {
+      counters.deferred += 1
+      return
+    }
     // On a copy: a forgery leaves the state as it was, for the real act two.
     let noise = scratch
     initiatorState(link).copy(to: noise)

@@ -104,6 +104,7 @@ extension SessionTable {
   }
 
   /// Says goodbye on every session and ends it: for an orderly stop, so that peers needn't wait for silence.
+  /// The table takes nothing more afterwards.
   public mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     for i in 0..<capacity where configured[i] && links[i].current != LinkRecord.none {
       sendControl(i, into: &sink) { out in
@@ -116,6 +117,7 @@ extension SessionTable {
       links[i].phase = .idle
       links[i].retryAt = .never
     }
+    isStopped = true
     nextDeadline = .never
   }
 

@@ -38,6 +38,7 @@ extension SessionTable {
     _ bytes: UnsafeMutableRawBufferPointer, from source: PeerAddress, arrival: Instant, now: Instant,
     into sink: inout some DatagramSink & ~Copyable
   ) -> SessionInput {
+    if isStopped { return .none }
     guard bytes.count >= SessionFormat.transportOverheadBytes, let start = bytes.baseAddress else {
       counters.malformed += 1
       return .none

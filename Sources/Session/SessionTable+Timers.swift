@@ -8,6 +8,7 @@ extension SessionTable {
   /// `nextDeadline` has passed: retransmissions, pings, rekeys, and ends.
   public mutating func deadlinePassed(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     nextDeadline = .never
+    if isStopped { return }
     if ticketRotation <= now { rotateTickets(now: now) }
     arm(ticketRotation)
     for i in 0..<capacity where configured[i] {
@@ -133,7 +134,14 @@ extension SessionTable {
       sink.assign(id, to: source, rate: links[link].rate)
       if wasEstablished { note(.moved(id, source)) }
     }
-    if restarted { note(.lost(id, .peerRestarted)) }
+    if restarted {
+      // Nothing of the peer's earlier life comes after this.
+      wipe(links[link].previous)
+      wipe(links[link].oldest)
+      links[link].previous = LinkRecord.none
+      links[link].oldest = LinkRecord.none
+      note(.lost(id, .peerRestarted))
+    }
     note(wasEstablished && !restarted ? .rekeyed(id, parameters) : .established(id, parameters))
 
     // The side that began rekeys; the other one only if that doesn't happen.
@@ -141,7 +149,7 @@ extension SessionTable {
     if initiated { counters.initiated += 1 } else { counters.responded += 1 }
     let (wait, count) = (settings.rekeyAfter, settings.rekeyAfterPackets)
     links[link].rekeyAt = slots[slot].born + (initiated ? wait : wait + wait / 4)
-    slots[slot].rekeyCount = initiated ? count : count + count / 4
+    slots[slot].rekeyCount = initiated ? count : max(count, count &+ count / 4)
     links[link].quickPings = 3
     links[link].pingAt = now + settings.pingInterval
     if initiated {

@@ -18,6 +18,9 @@ public struct SessionTable: ~Copyable {
   /// When to call `deadlinePassed`.
   public internal(set) var nextDeadline = Instant.never
 
+  /// After `stop`: nothing is taken any more.
+  var isStopped = false
+
   let random: RandomSource
   let prologue: [UInt8]
   var overlay: OverlaySecret?

@@ -42,7 +42,7 @@ struct TransportKey {
   }
 
   /// Opens a whole datagram of `count` ≥ 32 bytes in place; the plaintext follows the header. The tag is checked before
-  /// anything is decrypted: a forged datagram's bytes stay as they were.
+  /// anything is decrypted; what was forged is overwritten with zeros.
   @inline(__always)
   func open(datagram: UnsafeMutableRawPointer, count: Int, counter: UInt64, suite: CipherSuite) -> Bool {
     let sealed = (datagram + SessionFormat.transportHeaderBytes).u8
