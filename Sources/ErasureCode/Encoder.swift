@@ -167,6 +167,6 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
       while !spectrum.isReady(x) { _ = spectrum.evaluate(x) }
       spectrum.copy(x, to: out)
     }
-    late.add(from: 0, source.base, shape, kernel, x: x, to: out)
+    _ = late.add(from: 0, source.base, shape, kernel, x: x, to: out)
   }
 }
