@@ -24,6 +24,7 @@ func run() throws {
   let key = OverlayIDKey(k0: random.next(), k1: random.next())
   store.prepareShortIDs(OverlayIDKey(k0: 1, k1: 2))
   store.prepareShortIDs(key)
+  store.pinShortIDs(OverlayIDKey(k0: 3, k1: 4))
   while !store.advanceShortIDs() {}
 
   let missing = Set((0..<25).map { _ in 1 + random.below(block.transactions.count - 1) })

@@ -34,7 +34,7 @@ public struct StoreLimits: Sendable, Hashable {
   public var nodeInputs: Int
 
   public init(
-    nodeCount: Int = 300_000, nodeBytes: Int = 110 << 20, nodeInputs: Int = 1_000_000,
+    nodeCount: Int = 300_000, nodeBytes: Int = 100 << 20, nodeInputs: Int = 1_000_000,
     sideCount: Int = 30_000, sideBytes: Int = 20 << 20,
     orphanCount: Int = 1_000, orphanBytes: Int = 4 << 20
   ) {
@@ -73,7 +73,7 @@ public enum StoreError: Error, Hashable, Sendable, CustomStringConvertible {
   case coinbase
   /// Larger than the whole class may be.
   case tooLarge(bytes: Int, limit: Int)
-  /// An orphan must miss 1 to `StoreLimits`-independent `TransactionStore.missingParentsMax` parents.
+  /// An orphan must miss 1 to `TransactionStore.missingParentsMax` parents.
   case missingParents(count: Int)
 
   public var description: String {

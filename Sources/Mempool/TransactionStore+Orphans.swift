@@ -62,16 +62,22 @@ extension TransactionStore {
       ~(1 << UInt8(cell % TransactionStore.missingParentsMax))
   }
 
-  /// Orphans that waited for this transaction alone go to the side, and so do those that waited for them.
+  /// Orphans that waited for this transaction alone go to the side, the oldest first, then those that waited for them.
   mutating func parentArrived(_ txid: Hash256) {
     if orphans.waiting.count == 0 { return }
     var arrived = [txid]
-    while let txid = arrived.popLast() {
-      while let cell = waitingCell(txid) {
+    var next = 0
+    while next < arrived.count {
+      var freed: [UInt32] = []
+      while let cell = waitingCell(arrived[next]) {
         stopWaiting(cell)
         let record = cell / TransactionStore.missingParentsMax
-        if orphans.missing[record] != 0 { continue }
-        let slot = orphans.slots[record]
+        if orphans.missing[record] == 0 { freed.append(orphans.slots[record]) }
+      }
+      next += 1
+      let entries = entries
+      freed.sort { entries[Int($0)].position < entries[Int($1)].position }
+      for slot in freed {
         leave(slot)
         enter(slot, .side)
         arrived.append(txids[Int(slot)])

@@ -52,17 +52,28 @@ public struct TransactionIDsMessage: ~Escapable {
   }
 }
 
+/// Up to four inputs of a transaction, by index, whose parents are unconfirmed in the sender's mempool: without them a
+/// receiver, which knows no coins, could not tell an orphan.
+public struct ParentInputs: Hashable, Sendable {
+  public static let none = ParentInputs()
+  /// `UInt16.max` where there is none.
+  public var indexes: SIMD4<UInt16>
+
+  public init(indexes: SIMD4<UInt16> = SIMD4(repeating: .max)) { self.indexes = indexes }
+}
+
 /// TX (12): a fragment of a transaction with its witness. Borrows the datagram.
 public struct TransactionMessage: ~Escapable {
-  public static let headBytes = 17
+  public static let headBytes = 25
 
   /// The first eight bytes of the wtxid.
   public var wtxid8: UInt64
   /// Bytes of the whole transaction, 60 to 400,000.
   public var total: UInt32
-  /// A multiple of 1,152.
+  /// A multiple of 1,144.
   public var offset: UInt32
-  /// 1,152 bytes, or what is left of the transaction.
+  public var parents: ParentInputs
+  /// 1,144 bytes, or what is left of the transaction.
   public var fragment: RawSpan
 
   @_lifetime(copy message)
@@ -76,6 +87,9 @@ public struct TransactionMessage: ~Escapable {
     if Int(offset) % RelayLimits.fragmentBytes != 0 {
       throw DecodeError("tx.offset", at: 13, .invalid("not a multiple of the fragment length"))
     }
+    var indexes = SIMD4<UInt16>(repeating: .max)
+    for i in 0..<4 { indexes[i] = try reader.integer(UInt16.self, "tx.parents") }
+    parents = ParentInputs(indexes: indexes)
     fragment = try reader.take(
       Swift.min(RelayLimits.fragmentBytes, Int(total) - Int(offset)), "tx.fragment")
     try reader.end("tx")
@@ -84,7 +98,7 @@ public struct TransactionMessage: ~Escapable {
   /// Writes the fragment of `transaction` at `offset` and returns the message's length; 0 when `out` is too small, or for
   /// an offset or a transaction that the format doesn't have.
   public static func write(
-    wtxid8: UInt64, transaction: RawSpan, offset: Int, into out: inout MutableRawSpan
+    wtxid8: UInt64, transaction: RawSpan, offset: Int, parents: ParentInputs, into out: inout MutableRawSpan
   ) -> Int {
     let whole = transaction.byteCount
     if !(RelayLimits.transactionBytesMin...RelayLimits.transactionBytes ~= whole) { return 0 }
@@ -95,6 +109,7 @@ public struct TransactionMessage: ~Escapable {
     out.put(wtxid8, at: 1)
     out.put(UInt32(whole), at: 9)
     out.put(UInt32(offset), at: 13)
+    for i in 0..<4 { out.put(parents.indexes[i], at: 17 + 2 * i) }
     out.put(transaction.extracting(offset..<offset + count), at: headBytes)
     return headBytes + count
   }

@@ -68,7 +68,7 @@ public enum RelayLimits {
   /// Weight is at least the size, so nothing that is passed on is longer.
   public static let transactionBytes = 400_000
   /// Every fragment of a transaction but the last has this length.
-  public static let fragmentBytes = 1_152
+  public static let fragmentBytes = 1_144
   public static let journeyBytes = 1_100
 }
 

@@ -150,13 +150,15 @@ struct NaiveStore {
 
   mutating func parentArrived(_ txid: Hash256) {
     var arrived = [txid]
-    while let txid = arrived.popLast() {
-      for wtxid in entries.keys where entries[wtxid]!.missing.contains(txid) {
+    while !arrived.isEmpty {
+      let txid = arrived.removeFirst()
+      let waiting = entries.values.filter { $0.missing.contains(txid) }.sorted { $0.order < $1.order }
+      for orphan in waiting {
+        let wtxid = orphan.transaction.wtxid
         entries[wtxid]!.missing.remove(txid)
         if entries[wtxid]!.missing.isEmpty {
-          let promoted = entries[wtxid]!.transaction.txid
           enter(wtxid, .side)
-          arrived.append(promoted)
+          arrived.append(orphan.transaction.txid)
         }
       }
     }

@@ -148,4 +148,54 @@ import Testing
     (node, side) = (store.counts(.node).transactions, store.counts(.side).transactions)
     #expect(node == all - 1 && side == 1)
   }
+
+  @Test func aHandleOutlivesItsEntryWithoutNamingAnother() throws {
+    var store = TransactionStore(limits: StoreLimits(nodeCount: 10, sideCount: 10, orphanCount: 2), seed: 1)
+    var random = SeededRandom(seed: 4)
+    func fresh(_ number: UInt64) -> TestTransaction {
+      TestTransaction(
+        spending: [.init(txid: Hash256(w0: number, w1: 0, w2: 0, w3: 0), output: 0)], outputs: 1, padding: 1,
+        witness: 0, random: &random)
+    }
+    let one = fresh(1)
+    let two = fresh(2)
+    let inserted = try store.insert(one.bytes.span.bytes, as: .node)
+    let first = inserted.handle!
+    store.remove(first.slot)
+    let again = try store.insert(two.bytes.span.bytes, as: .node)
+    let second = again.handle!
+    #expect(first.slot == second.slot && first != second)
+    let (stale, current) = (store.slot(first), store.slot(second))
+    #expect(stale == nil && current == second.slot)
+  }
+
+  /// As long as the class allows: displaced, and orphans set free, without recursion.
+  @Test func longChainsOfDescendants() throws {
+    let length = 4_000
+    var store = TransactionStore(
+      limits: StoreLimits(nodeCount: 5_000, sideCount: 5_000, orphanCount: 5_000), seed: 1)
+    var random = SeededRandom(seed: 6)
+    var chain: [TestTransaction] = []
+    var spent = TestTransaction.Outpoint(txid: Hash256(w0: 1, w1: 1, w2: 1, w3: 1), output: 0)
+    let root = spent
+    for _ in 0..<length {
+      chain.append(TestTransaction(spending: [spent], outputs: 1, padding: 1, witness: 0, random: &random))
+      spent = .init(txid: chain.last!.txid, output: 0)
+    }
+    for transaction in chain.dropFirst().reversed() {
+      let result = try store.insert(
+        transaction.bytes.span.bytes, as: .orphan, missingParents: [transaction.inputs[0].txid])
+      #expect(result.outcome == .added)
+    }
+    let head = chain[0]
+    _ = try store.insert(head.bytes.span.bytes, as: .node)
+    var (orphans, side) = (store.counts(.orphan).transactions, store.counts(.side).transactions)
+    #expect(orphans == 0 && side == length - 1)
+    for transaction in chain { _ = try store.insert(transaction.bytes.span.bytes, as: .node) }
+    let rival = TestTransaction(spending: [root], outputs: 1, padding: 2, witness: 0, random: &random)
+    let result = try store.insert(rival.bytes.span.bytes, as: .node)
+    #expect(result.conflicts.count == length)
+    (orphans, side) = (store.counts(.orphan).transactions, store.counts(.side).transactions)
+    #expect(orphans == 0 && side == length)
+  }
 }

@@ -182,7 +182,7 @@ import Testing
         order.append(store.wtxid(slot))
         return true
       }
-      // Bands downwards, in each the newest first. Orphans that one parent frees come in no particular order.
+      // Bands downwards, in each the newest first.
       let expected = naive.sorted(kind).reversed().map(\.transaction.wtxid)
       if kind == .node { #expect(order == expected) } else { #expect(Set(order) == Set(expected)) }
     }

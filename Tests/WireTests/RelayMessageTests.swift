@@ -87,7 +87,9 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
     (
       .transaction,
       encode {
-        TransactionMessage.write(wtxid8: 1, transaction: transaction.span.bytes, offset: 2_304, into: &$0)
+        TransactionMessage.write(
+          wtxid8: 1, transaction: transaction.span.bytes, offset: 2_288,
+          parents: ParentInputs(indexes: [1, 2, .max, .max]), into: &$0)
       }
     ),
     (.blame, encode { blame.write(into: &$0) }),
@@ -143,7 +145,8 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     var whole = [UInt8](repeating: 0, count: Int(m.total))
     whole.replaceSubrange(Int(m.offset)..<Int(m.offset) + m.fragment.byteCount, with: text(m.fragment))
     return encode {
-      TransactionMessage.write(wtxid8: m.wtxid8, transaction: whole.span.bytes, offset: Int(m.offset), into: &$0)
+      TransactionMessage.write(
+        wtxid8: m.wtxid8, transaction: whole.span.bytes, offset: Int(m.offset), parents: m.parents, into: &$0)
     }
   case .blame:
     let m = try BlameMessage(parsing: span)
@@ -274,7 +277,7 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     refused(.transaction, 13, 9, [59, 0, 0, 0], "tx.total")
     refused(.transaction, 13, 9, [0x81, 0x1A, 6, 0], "tx.total")
     refused(.transaction, 13, 13, [1, 0, 0, 0], "tx.offset")
-    refused(.transaction, 13, 13, [0x80, 0x0D, 0, 0], "tx.offset")
+    refused(.transaction, 13, 13, [0x68, 0x0D, 0, 0], "tx.offset")
   }
 
   /// The layouts of PROTOCOL.md, written out by hand.
