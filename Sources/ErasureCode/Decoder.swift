@@ -7,7 +7,7 @@ import CKernels
 /// date between packets; `finish` then only solves what is left (CODE.md).
 ///
 /// Memory: at most 8 × the object + 16 batches of 256 chunks + 0.5 MB, all of it set aside by `init` or a larger
-/// `reset` and touched only as needed. Calls for a packet allocate nothing.
+/// `reset` and touched only as needed.
 public struct Decoder: ~Copyable, @unchecked Sendable {
   public private(set) var shape: ObjectShape
   public let kernel: Kernel
