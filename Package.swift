@@ -69,7 +69,7 @@ let package = Package(
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
     tests("Wire", ["Ground"]),
     tests("Mempool", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
-    tests("Relay", ["Ground", "Bitcoin", "Mempool", "Wire", "RealBlocks"]),
+    tests("Relay", ["Ground", "Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "RealBlocks"]),
     // UringSupport counts the calling thread's allocations.
     tests("Session", ["Ground", "Wire", "UringSupport"]),
     tests("Measurement", ["Ground"]),

@@ -38,6 +38,7 @@ extension SessionTable {
     _ bytes: UnsafeMutableRawBufferPointer, from source: PeerAddress, arrival: Instant, now: Instant,
     into sink: inout some DatagramSink & ~Copyable
   ) -> SessionInput {
+    openedControl = nil
     if isStopped { return .none }
     guard bytes.count >= SessionFormat.transportOverheadBytes, let start = bytes.baseAddress else {
       counters.malformed += 1
@@ -128,6 +129,9 @@ extension SessionTable {
           link: LinkID(UInt16(i)), offset: SessionFormat.transportHeaderBytes, count: plainCount, counter: counter,
           generation: record.pointee.generation))
     }
+    openedControl = SessionMessage(
+      link: LinkID(UInt16(i)), offset: SessionFormat.transportHeaderBytes, count: plainCount, counter: counter,
+      generation: record.pointee.generation)
     receiveControl(i, slot, plain, plainCount, arrival: arrival, now: now, into: &sink)
     return .none
   }

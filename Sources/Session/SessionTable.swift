@@ -15,6 +15,9 @@ public struct SessionTable: ~Copyable {
   /// How many links there can be: IDs from 0 up to this.
   public let capacity: Int
   public internal(set) var counters = SessionCounters()
+  /// The control message that the last `receive` opened, if that was one: its counter belongs to the same sequence as
+  /// messages' (for loss meters).
+  public internal(set) var openedControl: SessionMessage?
   /// When to call `deadlinePassed`.
   public internal(set) var nextDeadline = Instant.never
 

@@ -25,8 +25,8 @@ public struct SketchHead: Hashable, Sendable {
   public var transactionCount: UInt32
   /// Chunk size of the kinds other than the sketch.
   public var bodyChunkBytes: UInt16
-  /// As the sender has it; a hint.
-  public var height: UInt32
+  /// The epoch of the overlay secret that keys the sketch's short ids.
+  public var epoch: UInt32
   /// key4 of the relay that made this chunk.
   public var maker: UInt32
   /// How many further sketch chunks the sender means to send this receiver unasked.
@@ -39,7 +39,7 @@ public struct SketchHead: Hashable, Sendable {
 
   public init(
     flags: ChunkFlags, header: HeaderBytes, bodyBytes: UInt32, sketchBytes: UInt32, sketchID: UInt32,
-    transactionCount: UInt32, bodyChunkBytes: UInt16, height: UInt32, maker: UInt32, more: UInt16, moreBody: UInt16,
+    transactionCount: UInt32, bodyChunkBytes: UInt16, epoch: UInt32, maker: UInt32, more: UInt16, moreBody: UInt16,
     age: UInt32, index: UInt32
   ) {
     self.flags = flags
@@ -49,7 +49,7 @@ public struct SketchHead: Hashable, Sendable {
     self.sketchID = sketchID
     self.transactionCount = transactionCount
     self.bodyChunkBytes = bodyChunkBytes
-    self.height = height
+    self.epoch = epoch
     self.maker = maker
     self.more = more
     self.moreBody = moreBody
@@ -92,7 +92,7 @@ public struct SketchMessage: ~Escapable {
     head = SketchHead(
       flags: flags, header: header, bodyBytes: bodyBytes, sketchBytes: sketchBytes, sketchID: sketchID,
       transactionCount: transactions,
-      bodyChunkBytes: bodyChunkBytes, height: try reader.integer(UInt32.self, "sketch.height"),
+      bodyChunkBytes: bodyChunkBytes, epoch: try reader.integer(UInt32.self, "sketch.epoch"),
       maker: try reader.integer(UInt32.self, "sketch.maker"), more: try reader.integer(UInt16.self, "sketch.more"),
       moreBody: try reader.integer(UInt16.self, "sketch.moreBody"), age: try reader.integer(UInt32.self, "sketch.age"),
       index: try reader.integer(UInt32.self, "sketch.index"))
@@ -113,7 +113,7 @@ public struct SketchMessage: ~Escapable {
     out.put(head.sketchID, at: 90)
     out.put(head.transactionCount, at: 94)
     out.put(head.bodyChunkBytes, at: 98)
-    out.put(head.height, at: 100)
+    out.put(head.epoch, at: 100)
     out.put(head.maker, at: 104)
     out.put(head.more, at: 108)
     out.put(head.moreBody, at: 110)

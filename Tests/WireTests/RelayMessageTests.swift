@@ -31,7 +31,7 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
   let sketch = SketchHead(
     flags: [.whole], header: header, bodyBytes: 1_381_836, sketchBytes: 17_000, sketchID: 0x0A0B_0C0D,
     transactionCount: 2_500,
-    bodyChunkBytes: 1_152, height: 702_861, maker: 0xDEAD_BEEF, more: 20, moreBody: 300, age: 1_234, index: 65)
+    bodyChunkBytes: 1_152, epoch: 702_861, maker: 0xDEAD_BEEF, more: 20, moreBody: 300, age: 1_234, index: 65)
   let headers = (0..<14).map { _ in HeaderBytes(random.bytes(80).span.bytes) }
   let locator = (0..<32).map(number)
   return [
@@ -314,7 +314,7 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
         SketchHead(
           flags: [.asked], header: HeaderBytes(header.span.bytes), bodyBytes: 1_000, sketchBytes: 2, sketchID: 3,
           transactionCount: 3,
-          bodyChunkBytes: 512, height: 5, maker: 6, more: 7, moreBody: 8, age: 9, index: 10),
+          bodyChunkBytes: 512, epoch: 5, maker: 6, more: 7, moreBody: 8, age: 9, index: 10),
         chunk: ([0xAA, 0xBB] as [UInt8]).span.bytes
       ).write(into: &$0)
     }

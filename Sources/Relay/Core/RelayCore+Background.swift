@@ -1,0 +1,281 @@
+import Bitcoin
+import Ground
+import Mempool
+import Session
+import Wire
+
+// Between blocks: headers, blocks that were missed, transactions. Nothing here stands in a new block's way.
+
+extension RelayCore {
+  /// How much of a block's transactions this relay says it can be expected to have.
+  var ownReadiness: Readiness {
+    statedReadiness ?? (store.counts(.node).transactions + store.counts(.side).transactions == 0 ? .cold : .inStep)
+  }
+
+  /// The owner knows better: the bridge is still filling the store, or there is no node.
+  public mutating func setReadiness(
+    _ readiness: Readiness?, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    statedReadiness = readiness
+    broadcastStatus(now: now, into: &sink)
+  }
+
+  /// The best block that is complete here, or was; else where the chain began.
+  var statusTip: HeaderChain.Entry {
+    var entry = chain.tip
+    var steps = 0
+    while steps < CatchUp.blocksBack, !isHere(entry.hash), let parent = entry.header?.previous,
+      let below = chain.entry(parent)
+    {
+      entry = below
+      steps += 1
+    }
+    return entry
+  }
+
+  /// A block that needs no fetching: complete, once complete, known to the node, or in hand and arriving.
+  func isHere(_ hash: Hash256) -> Bool {
+    if done.contains(hash) || nodeHas.contains(hash) { return true }
+    guard let slot = blocks.find(hash) else { return false }
+    return blocks[slot].pointee.isComplete || !blocks[slot].pointee.isCatchUp && !blocks[slot].pointee.opened.isEmpty
+  }
+
+  /// The node has this block already: it needs no catching up.
+  public mutating func noteNodeHas(_ hash: Hash256) { nodeHas.insert(hash) }
+
+  // MARK: Messages
+
+  mutating func receiveBackground(
+    _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) throws(DecodeError) {
+    switch try RelayMessageType(of: message) {
+    case .getHeaders:
+      catchUp.receive(try GetHeadersMessage(parsing: message), from: from.link, chain: chain)
+      sendBackground(to: from.link, now: from.now, into: &sink)
+    case .headers:
+      try receiveHeaders(message, from, into: &sink)
+    case .getBlock:
+      receiveGetBlock(try GetBlockMessage(parsing: message), from, into: &sink)
+    case .noBlock:
+      catchUp.receive(try NoBlockMessage(parsing: message), from: from.link, now: from.now)
+      decide(now: from.now, into: &sink)
+    case .transactionInventory:
+      transactions.receiveInventory(
+        try TransactionIDsMessage(parsing: message, as: .transactionInventory), from: from.link, now: from.now)
+      sendBackground(to: from.link, now: from.now, into: &sink)
+    case .getTransactions:
+      transactions.receiveRequest(
+        try TransactionIDsMessage(parsing: message, as: .getTransactions), from: from.link, store: store)
+      sendBackground(to: from.link, now: from.now, into: &sink)
+    case .transaction:
+      let arrival = transactions.receive(
+        try TransactionMessage(parsing: message), from: from.link, now: from.now, store: &store)
+      if case .refused = arrival { malformed(message, from) }
+    case .journey:
+      let journey = try JourneyMessage(parsing: message)
+      if journeys.count < RelayCore.journeysHeld {
+        journeys.append((from.link, journey.records.withUnsafeBytes { [UInt8]($0) }))
+        note(RelayEvent(.journey, link: from.link, at: from.now))
+      }
+    default:
+      break
+    }
+    armBackground(now: from.now)
+  }
+
+  private mutating func receiveHeaders(
+    _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) throws(DecodeError) {
+    let headers = try HeadersMessage(parsing: message)
+    let tip = chain.tip.hash
+    let outcome = catchUp.receive(
+      headers, from: from.link, chain: &chain, unixTime: unixTime(from.now), now: from.now)
+    switch outcome {
+    case .accepted:
+      if chain.tip.hash != tip { tipChanged(now: from.now) }
+      releaseAnnouncements(now: from.now, into: &sink)
+    case .refused(let rejection):
+      counters.gateRefusals += 1
+      note(RelayEvent(.gateRefused, link: from.link, at: from.now, a: UInt64(GateRefusal(rejection).rawValue)))
+    case .ignored, .waiting:
+      break
+    }
+    decide(now: from.now, into: &sink)
+  }
+
+  /// A neighbour catches up: the block is sent as to one that has nothing of it.
+  private mutating func receiveGetBlock(
+    _ request: GetBlockMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let hash = Hash256(request.hash)
+    guard let slot = blocks.find(hash), blocks[slot].pointee.isComplete else {
+      let answer = NoBlockMessage(hash: request.hash)
+      send(to: from.link, urgency: .control, capacity: NoBlockMessage.encodedBytes, into: &sink) {
+        answer.write(into: &$0)
+      }
+      return
+    }
+    revive(slot, now: from.now)
+    let block = blocks[slot]
+    block.pointee.has.remove(from.link)
+    block.pointee.wholes.remove(from.link)
+    block.pointee.opened.remove(from.link)
+    for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
+      block.pointee.object(objectSlot).pointee.lanes.reset(from.link)
+    }
+    let body = block.pointee.object(BlockState.bodySlot)
+    let lane = body.pointee.lanes[from.link]
+    let isCold = request.flags.contains(.source) || controller.readiness(of: from.link) != .inStep
+    block.pointee.opened.insert(from.link)
+    let budget = sendBudget(slot, for: from.link)
+    let count = body.pointee.sourceCount
+    lane.pointee.isOpen = true
+    lane.pointee.wantsSource = isCold
+    lane.pointee.asked = Int32(clamping: isCold ? count + count / 16 + 8 : max(budget.body, 8))
+    let sketch = block.pointee.object(block.pointee.sketchSent)
+    let sketchLane = sketch.pointee.lanes[from.link]
+    sketchLane.pointee.isOpen = true
+    sketchLane.pointee.wantsSource = true
+    sketchLane.pointee.asked = Int32(clamping: sketch.pointee.sourceCount + 4)
+    link(from.link).pointee.due |= 1 << UInt64(slot)
+    addWork(slot)
+    fill(from.link, now: from.now, into: &sink)
+  }
+
+  // MARK: Deciding and sending
+
+  mutating func noteTip(of head: StatusHead, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
+    catchUp.note(head, on: from.link, chain: chain)
+    decide(now: from.now, into: &sink)
+  }
+
+  /// Something has an unknown parent: its sender knows headers that we lack.
+  mutating func wantHeaders(
+    parent: Hash256, from: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    catchUp.noteUnknownParent(from: from)
+    decide(now: now, into: &sink)
+  }
+
+  func catchUpWants(_ hash: Hash256) -> Bool { catchUp.wants(hash) }
+
+  /// A block is complete here: the catch-up needn't fetch it, and neighbours hear of the new tip.
+  mutating func tipCompleted(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    catchUp.blockDone(blocks[slot].pointee.hash)
+    if nextStatus > now + .milliseconds(200 as Int64) { nextStatus = now + .milliseconds(200 as Int64) }
+  }
+
+  /// Of the blocks that catch-up looks at, those that need no fetching.
+  private func presentBlocks() -> [Hash256] {
+    var present: [Hash256] = []
+    var height = chain.tip.height
+    for _ in 0..<CatchUp.blocksBack {
+      guard let entry = chain.entry(atHeight: height) else { break }
+      if isHere(entry.hash) { present.append(entry.hash) }
+      height -= 1
+    }
+    return present
+  }
+
+  /// Looks at what is lacking, asks for it, and sends what others asked for.
+  mutating func decide(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let present = presentBlocks()
+    catchUp.decide(now: now, chain: chain) { present.contains($0) }
+    var peers = upLinks
+    while let peer = peers.popFirst() {
+      if catchUp.hasMessage(for: peer) { sendBackground(to: peer, now: now, into: &sink) }
+    }
+    armBackground(now: now)
+  }
+
+  /// Requests, answers and transactions for one neighbour, as far as there is room.
+  mutating func sendBackground(to peer: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    guard upLinks.contains(peer) else { return }
+    var left = RelayCore.pumpMost
+    while left > 0, catchUp.hasMessage(for: peer) {
+      left -= 1
+      var written = (count: 0, isRequest: false)
+      let scratch = scratch
+      var out = MutableRawSpan(
+        _unsafeBytes: UnsafeMutableRawBufferPointer(start: scratch, count: RelayLimits.messageBytes))
+      written = catchUp.next(on: peer, now: now, chain: chain, into: &out)
+      if written.count == 0 { break }
+      let bytes = UnsafeRawBufferPointer(start: scratch, count: written.count)
+      if sessions.send(bytes.bytes, on: peer, urgency: written.isRequest ? .control : .background, into: &sink) {
+        counters.packetsSealed += 1
+        counters.bytesSealed += UInt64(written.count)
+      }
+    }
+    // Transactions only while no block waits for the link.
+    while left > 0, link(peer).pointee.due == 0, sink.room(on: peer) > 0, transactions.ready(peer) <= now {
+      left -= 1
+      var out = MutableRawSpan(
+        _unsafeBytes: UnsafeMutableRawBufferPointer(start: scratch, count: RelayLimits.messageBytes))
+      let count = transactions.next(on: peer, now: now, store: store, into: &out)
+      if count == 0 { break }
+      let bytes = UnsafeRawBufferPointer(start: scratch, count: count)
+      if sessions.send(bytes.bytes, on: peer, urgency: .background, into: &sink) {
+        counters.packetsSealed += 1
+        counters.bytesSealed += UInt64(count)
+      }
+    }
+  }
+
+  func catchUpDeadline(_ now: Instant) -> Instant {
+    var deadline = min(catchUp.nextDeadline(now: now), transactions.nextDeadline)
+    var peers = upLinks
+    while let peer = peers.popFirst() { deadline = min(deadline, transactions.ready(peer)) }
+    return deadline
+  }
+
+  /// When background work is next due; no oftener than every 5 ms.
+  mutating func armBackground(now: Instant) {
+    nextBackground = max(catchUpDeadline(now), now + .milliseconds(5 as Int64))
+  }
+
+  mutating func runBackground(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    transactions.deadlinePassed(now: now)
+    let present = presentBlocks()
+    catchUp.decide(now: now, chain: chain) { present.contains($0) }
+    var peers = upLinks
+    while let peer = peers.popFirst() { sendBackground(to: peer, now: now, into: &sink) }
+    armBackground(now: now)
+  }
+
+  mutating func tickBackground(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    if nextBackground == .never { armBackground(now: now) }
+  }
+
+  // MARK: For the owner
+
+  /// The node learned a transaction, or the owner put one into the store: neighbours are told of it between blocks.
+  public mutating func announce(_ handle: EntryHandle, now: Instant) {
+    guard let slot = store.slot(handle) else { return }
+    transactions.added(handle, wtxid: store.wtxid(slot), weight: store.weight(slot), now: now)
+    if nextBackground > now + .milliseconds(20 as Int64) { nextBackground = now + .milliseconds(20 as Int64) }
+  }
+
+  static let journeysHeld = 256
+
+  /// Measurement records for all neighbours, after the block; 1 to 1,100 bytes.
+  public mutating func sendJourney(
+    _ records: RawSpan, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    guard 1...RelayLimits.journeyBytes ~= records.byteCount else { return }
+    let bytes = records.withUnsafeBytes { $0 }
+    var peers = upLinks
+    while let peer = peers.popFirst() {
+      send(to: peer, urgency: .background, capacity: 1 + bytes.count, into: &sink) { out in
+        JourneyMessage.write(bytes.bytes, into: &out)
+      }
+    }
+  }
+
+  /// Hands over a journey record that came in; false when there is none. What a neighbour says is its own claim.
+  public mutating func takeJourney(_ body: (LinkID, RawSpan) -> Void) -> Bool {
+    if journeys.isEmpty { return false }
+    let (link, bytes) = journeys.removeFirst()
+    body(link, bytes.span.bytes)
+    return true
+  }
+}

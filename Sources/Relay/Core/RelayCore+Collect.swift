@@ -1,0 +1,203 @@
+import Bitcoin
+import ErasureCode
+import Ground
+import Wire
+
+/// A chunk's place, as its packet tells. Trivial.
+struct Chunk {
+  var index: UInt32
+  var maker: UInt32
+  var more: UInt16
+  var flags: ChunkFlags
+  /// Of the packet's plaintext.
+  var messageBytes: Int
+}
+
+extension RelayCore {
+  /// Takes a chunk of an incomplete block: into the log, into the decoder, and on to those who lack it.
+  mutating func collect(
+    _ chunk: Chunk, _ bytes: RawSpan, of slot: Int, _ objectSlot: Int, _ from: Arrival,
+    into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    let object = block.pointee.object(objectSlot)
+    let lane = object.pointee.lanes[from.link]
+    block.pointee.report.packetsIn += 1
+    block.pointee.report.bytesIn += chunk.messageBytes
+    object.pointee.sources.insert(from.link)
+    lane.pointee.promised = Int32(chunk.more)
+    lane.pointee.heard = from.now
+    lane.pointee.received += 1
+    lane.pointee.newestCounter = max(lane.pointee.newestCounter, from.counter)
+    if chunk.flags.contains(.asked) { lane.pointee.outstanding = max(0, lane.pointee.outstanding - 1) }
+    if chunk.flags.contains(.whole) { block.pointee.wholes.insert(from.link) }
+    touched |= 1 << UInt64(slot)
+
+    let sourceCount = object.pointee.sourceCount
+    if chunk.index >= UInt32(sourceCount + object.pointee.shape.repairCount) {
+      counters.messagesMalformed += 1
+      link(from.link).pointee.malformed += 1
+      return
+    }
+    if let entry = object.pointee.log.find(chunk.index) {
+      object.pointee.log.mark(entry, knownTo: from.link)
+      useless(block, lane)
+      return
+    }
+    if object.pointee.isWhole || dropsEarly(block, objectSlot) {
+      useless(block, lane)
+      return
+    }
+    let trusted = isTrusted(from.link)
+    let entry = object.pointee.log.append(
+      bytes, index: chunk.index, maker: chunk.maker, from: from.link, isHeldBack: !trusted, pool: &pool)
+    if entry == nil {
+      // The log is full: it holds twice what the object needs, or memory is short. The decoder may still want it.
+      counters.chunksNotStored += 1
+    }
+    counters.bytesCopied += UInt64(bytes.byteCount)
+    if trusted && entry != nil { forward(slot, objectSlot, now: from.now, into: &sink) }
+    // While one neighbour is relied on, others' chunks only wait in the log.
+    if let only = object.pointee.only, only != from.link { return }
+    let wasUseful = feed(chunk.index, bytes, object, from)
+    if wasUseful {
+      counters.chunksUseful += 1
+    } else {
+      useless(block, lane)
+    }
+    progress(slot, objectSlot, from, into: &sink)
+  }
+
+  private mutating func useless(_ block: UnsafeMutablePointer<BlockState>, _ lane: UnsafeMutablePointer<Lane>) {
+    lane.pointee.useless += 1
+    block.pointee.report.packetsUseless += 1
+    counters.chunksDuplicate += 1
+  }
+
+  /// As FIBRE does: body chunks that come before the sketch is decoded are thrown away.
+  private func dropsEarly(_ block: UnsafeMutablePointer<BlockState>, _ objectSlot: Int) -> Bool {
+    configuration.redundancy == .fibreLike && objectSlot == BlockState.bodySlot
+      && block.pointee.stage == .collecting
+  }
+
+  /// Hands a chunk to the object's decoder; false when it told nothing new.
+  private mutating func feed(
+    _ index: UInt32, _ bytes: RawSpan, _ object: UnsafeMutablePointer<ObjectState>, _ from: Arrival
+  ) -> Bool {
+    guard object.pointee.decoder != nil else { return false }
+    counters.bytesDecoded += UInt64(bytes.byteCount)
+    do throws(ErasureError) {
+      if index < UInt32(object.pointee.sourceCount) {
+        try object.pointee.decoder!.addSource(Int(index), bytes)
+      } else {
+        try object.pointee.decoder!.addRepair(Int(index) - object.pointee.sourceCount, bytes)
+      }
+      return true
+    } catch {
+      // A duplicate of what the mempool told is harmless. A contradiction is either a false match or a wrong chunk:
+      // which of the two is known only when the block is (section 6); the log keeps the chunk until then.
+      return false
+    }
+  }
+
+  /// After a chunk: is an object whole, or the body within reach?
+  private mutating func progress(
+    _ slot: Int, _ objectSlot: Int, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    let object = block.pointee.object(objectSlot)
+    guard object.pointee.decoder != nil, object.pointee.decoder!.needed == 0 else { return }
+    switch object.pointee.kind {
+    case .sketch:
+      if block.pointee.stage == .collecting { sketchIsWhole(slot, objectSlot, from, into: &sink) }
+    case .body:
+      if block.pointee.report.lastNeeded == .never {
+        if block.pointee.stage == .gathering && !block.pointee.repair.awaitsList || block.pointee.stage == .collecting {
+          block.pointee.report.lastNeeded = from.arrival
+          note(RelayEvent(.lastNeeded, link: from.link, at: from.arrival, block: block.pointee.hash))
+        }
+      }
+      let isReady = block.pointee.stage == .gathering && !block.pointee.repair.awaitsList
+      if isReady || block.pointee.stage == .collecting { addWork(slot) }
+    case .txids, .wtxids:
+      listIsWhole(slot, objectSlot, from, into: &sink)
+    }
+  }
+
+  /// The sketch's decoder has enough: solve it, check it against its id, parse it and look its ids up.
+  private mutating func sketchIsWhole(
+    _ slot: Int, _ objectSlot: Int, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    let object = block.pointee.object(objectSlot)
+    do throws(ErasureError) { try object.pointee.decoder!.finish() } catch { return }
+    let bytes = object.pointee.bytes.bytes
+    counters.bytesHashed += UInt64(bytes.byteCount)
+    counters.bytesDecoded += UInt64(bytes.byteCount)
+    let digest = SHA256.hash(bytes)
+    guard UInt32(truncatingIfNeeded: digest.w0) == object.pointee.sketchID else {
+      sketchFailed(slot, objectSlot, from.now, into: &sink)
+      return
+    }
+    let parsed: Sketch
+    do throws(SketchError) {
+      parsed = try Sketch(
+        parsing: bytes, transactionCount: block.pointee.transactionCount, bodyByteCount: block.pointee.bodyBytes)
+    } catch {
+      sketchFailed(slot, objectSlot, from.now, into: &sink)
+      return
+    }
+    block.pointee.sketchDecoded = objectSlot
+    if block.pointee.sketchSent < 0 { block.pointee.sketchSent = objectSlot }
+    block.pointee.assembly.begin(parsed)
+    block.pointee.stage = .matching
+    block.pointee.report.sketchComplete = from.now
+    note(
+      RelayEvent(
+        .sketchComplete, link: from.link, at: from.now, block: block.pointee.hash,
+        a: UInt64(parsed.transactionCount), b: UInt64(object.pointee.shape.byteCount)))
+    let decoder = object.pointee.decoder.take()!
+    object.pointee.encoder = try? Encoder(decoder)
+    stopSketch(slot, now: from.now, into: &sink)
+    addWork(slot)
+    pump(slot, now: from.now, into: &sink)
+  }
+
+  /// Neighbours that mean to send much more of the sketch are told that it is enough.
+  private mutating func stopSketch(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let block = blocks[slot]
+    for sketch in 0..<BlockState.sketchSlots where block.pointee.has(sketch) {
+      let object = block.pointee.object(sketch)
+      var sources = object.pointee.sources & upLinks
+      while let peer = sources.popFirst() {
+        let lane = object.pointee.lanes[peer]
+        if lane.pointee.promised < 4 { continue }
+        lane.pointee.promised = 0
+        sendNeed(
+          slot, kind: .sketch, count: 0, source: false, newest: lane.pointee.newestCounter, to: peer, into: &sink)
+      }
+    }
+  }
+
+  /// A chunk of a block that is complete here: the neighbour hasn't heard. Tell it again, at most once a round trip.
+  mutating func late(
+    _ slot: Int, _ from: Arrival, isWhole: Bool, bytes: Int, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    counters.chunksLate += 1
+    block.pointee.report.packetsIn += 1
+    block.pointee.report.bytesIn += bytes
+    block.pointee.report.packetsUseless += 1
+    if isWhole { block.pointee.wholes.insert(from.link) }
+    guard block.pointee.has(BlockState.bodySlot) else {
+      answerHave(block.pointee.hash, to: from, into: &sink)
+      return
+    }
+    let lane = block.pointee.object(BlockState.bodySlot).pointee.lanes[from.link]
+    lane.pointee.received += 1
+    lane.pointee.useless += 1
+    if lane.pointee.haveSent + link(from.link).pointee.roundTripOrGuess < from.now {
+      sendHave(slot, to: from.link, now: from.now, into: &sink)
+    }
+  }
+}

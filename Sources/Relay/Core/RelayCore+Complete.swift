@@ -1,0 +1,219 @@
+import Bitcoin
+import ErasureCode
+import Ground
+import Mempool
+import Wire
+
+extension RelayCore {
+  /// How long a complete block's encoders, logs and lanes are kept for neighbours that haven't said HAVE.
+  static let settleAfter = Interval.seconds(30)
+
+  /// Every check has passed: tell the owner and everyone else, and become a source.
+  mutating func complete(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    if body.pointee.decoder != nil {
+      let decoder = body.pointee.decoder.take()!
+      body.pointee.encoder = try? Encoder(decoder)
+    }
+    block.pointee.stage = .complete
+    block.pointee.completeAt = now
+    block.pointee.report.isComplete = true
+    block.pointee.report.verified = now
+    counters.blocksVerified += 1
+    note(
+      RelayEvent(
+        .verified, at: now, block: block.pointee.hash, a: block.pointee.report.isSubmitted ? 1 : 0))
+    done.insert(block.pointee.hash)
+    block.pointee.nextAsk = .never
+    var peers = upLinks
+    while let peer = peers.popFirst() { sendHave(slot, to: peer, now: now, into: &sink) }
+    if block.pointee.sketchDecoded < 0 { makeSketch(slot, explicit: []) }
+    if block.pointee.sketchSent != block.pointee.sketchDecoded { switchSketch(slot, now: now) }
+    openLanes(slot, now: now)
+    if block.pointee.report.failedChecks > 0 { block.pointee.repair.nextBlame = 0 }
+    dropRivals(of: slot, now: now, into: &sink)
+    answerBlames(slot, now: now, into: &sink)
+    keepBounds(now: now)
+    tipCompleted(slot, now: now, into: &sink)
+    guard blocks.isPresent(slot) else { return }
+    pump(slot, now: now, into: &sink)
+    addWork(slot)
+  }
+
+  /// The sketch that was sent on can't be completed here; from now on the one that is whole is sent.
+  private mutating func switchSketch(_ slot: Int, now: Instant) {
+    let block = blocks[slot]
+    block.pointee.sketchSent = block.pointee.sketchDecoded
+    openSketchLanes(slot, now: now)
+  }
+
+  /// Other announcements with the same header were lies, or are not needed any more.
+  private mutating func dropRivals(of slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let hash = blocks[slot].pointee.hash
+    let size = blocks[slot].pointee.bodyBytes
+    let count = blocks[slot].pointee.transactionCount
+    var rival = blocks.find(id8: hash.w0)
+    while rival >= 0 {
+      let next = rival + 1
+      if rival != slot && blocks[rival].pointee.hash == hash {
+        if blocks[rival].pointee.bodyBytes != size || blocks[rival].pointee.transactionCount != count {
+          blameSketches(of: rival, now: now, into: &sink)
+        }
+        remove(rival)
+      }
+      rival = blocks.find(id8: hash.w0, from: next)
+    }
+  }
+
+  /// Makes a whole sketch of a block whose body and ids are here, in a free sketch slot.
+  mutating func makeSketch(_ slot: Int, explicit: [Int]) {
+    let block = blocks[slot]
+    guard let parsed = block.pointee.assembly.check?.block ?? block.pointee.parsed else { return }
+    block.pointee.epoch = sketchEpoch
+    let key = shortIDKey(parent: block.pointee.header.previous, epoch: block.pointee.epoch)
+    let bytes = withBodyBytes(slot) { Sketch.encode(parsed, in: $0, explicit: explicit, key: key) }
+    counters.idsComputed += UInt64(parsed.transactions.count)
+    putSketch(slot, bytes)
+  }
+
+  /// Puts a sketch made here into a free slot; in place of one that is incomplete when there is none.
+  mutating func putSketch(_ slot: Int, _ bytes: [UInt8]) {
+    let block = blocks[slot]
+    guard let shape = try? ObjectShape(byteCount: bytes.count, chunkSize: RelayLimits.sketchChunkBytes),
+      let encoder = try? Encoder(bytes.span.bytes, shape: shape)
+    else { return }
+    let id = UInt32(truncatingIfNeeded: SHA256.hash(bytes.span.bytes).w0)
+    counters.bytesHashed += UInt64(bytes.count)
+    var place = (0..<BlockState.sketchSlots).first { !block.pointee.has($0) }
+    if place == nil {
+      place = BlockState.sketchSlots - 1
+      block.pointee.drop(place!, &pool)
+    }
+    block.pointee.put(
+      ObjectState(kind: .sketch, sketchID: id, shape: shape, encoder: encoder, ownKey: ownKey), in: place!)
+    block.pointee.sketchDecoded = place!
+    block.pointee.report.sketchBytes = bytes.count
+  }
+
+  // MARK: Sending what was not there in time
+
+  /// Makes the repair chunks that lanes wait for, then what the mempool can learn.
+  mutating func encode(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) -> Bool {
+    let block = blocks[slot]
+    if block.pointee.repair.nextBlame >= 0 {
+      findWrongChunks(slot, now: now, into: &sink)
+      return true
+    }
+    if !block.pointee.isSettled {
+      for step in [block.pointee.sketchDecoded, BlockState.txidsSlot, BlockState.wtxidsSlot, BlockState.bodySlot]
+      where block.pointee.has(step) {
+        let object = block.pointee.object(step)
+        guard object.pointee.encoder != nil else { continue }
+        var peers = block.pointee.opened & upLinks
+        while let peer = peers.popFirst() {
+          let lane = object.pointee.lanes[peer]
+          if !lane.pointee.isDue { continue }
+          let first = object.pointee.peekRepair(for: lane)
+          let status = try? object.pointee.encoder!.prepare(first..<first + 1, budget: 0)
+          if status == .idle { continue }
+          let more = try? object.pointee.encoder!.prepare(first..<first + 1, budget: Work.slice)
+          counters.bytesEncoded += UInt64(Work.slice * 64)
+          if more == .idle { pump(slot, now: now, into: &sink) }
+          return true
+        }
+      }
+    }
+    return learn(slot)
+  }
+
+  /// Confirms the block's transactions in the mempool store, so that the next match doesn't find them, and puts those
+  /// that were missing to the side, where a competing block can use them.
+  private mutating func learn(_ slot: Int) -> Bool {
+    let block = blocks[slot]
+    guard block.pointee.learned < block.pointee.transactionCount, chain.isOnBestBranch(block.pointee.hash),
+      !block.pointee.isSettled, let parsed = block.pointee.assembly.check?.block ?? block.pointee.parsed
+    else {
+      block.pointee.learned = block.pointee.transactionCount
+      return false
+    }
+    let end = min(block.pointee.learned + RelayCore.learnSlice, block.pointee.transactionCount)
+    let range = block.pointee.learned..<end
+    let object = block.pointee.object(BlockState.bodySlot)
+    store.confirm(range, of: parsed, in: object.pointee.bytes.bytes)
+    block.pointee.learned = end
+    if end == block.pointee.transactionCount {
+      block.pointee.assembly.reset()
+      return false
+    }
+    return true
+  }
+
+  // MARK: Keeping and forgetting
+
+  /// Keeps only the bytes of a complete block that everyone has, or has had time to get.
+  mutating func settle(_ slot: Int) {
+    let block = blocks[slot]
+    guard block.pointee.isComplete, !block.pointee.isSettled, block.pointee.has(BlockState.bodySlot) else { return }
+    block.pointee.kept = withBodyBytes(slot) { bytes in bytes.withUnsafeBytes { [UInt8]($0) } }
+    block.pointee.isSettled = true
+    block.pointee.dropAll(&pool)
+    block.pointee.assembly.reset()
+    block.pointee.parsed = nil
+    block.pointee.sketchSent = -1
+    block.pointee.sketchDecoded = -1
+    block.pointee.opened = .none
+    clearDue(slot)
+  }
+
+  func clearDue(_ slot: Int) {
+    for index in 0..<LinkSet.capacity { links[index].due &= ~(1 << UInt64(slot)) }
+  }
+
+  /// Holds the complete blocks to their count and bytes.
+  private mutating func keepBounds(now: Instant) {
+    while true {
+      var count = 0
+      var bytes = 0
+      for position in 0..<blocks.count where blocks[blocks.slot(at: position)].pointee.isComplete {
+        count += 1
+        bytes += blocks[blocks.slot(at: position)].pointee.bodyBytes
+      }
+      if count <= 1 || count <= configuration.limits.blocksKept && bytes <= configuration.limits.blockBytesKept {
+        return
+      }
+      evictOldestKept(now: now)
+    }
+  }
+
+  mutating func evictOldestKept(now: Instant) {
+    for position in (0..<blocks.count).reversed() {
+      let slot = blocks.slot(at: position)
+      if blocks[slot].pointee.isComplete {
+        remove(slot)
+        counters.blocksEvicted += 1
+        return
+      }
+    }
+  }
+
+  /// Gives up an incomplete block.
+  mutating func abandon(_ slot: Int, reason: UInt64, now: Instant) {
+    counters.blocksAbandoned += 1
+    note(RelayEvent(.abandoned, at: now, block: blocks[slot].pointee.hash, a: reason))
+    remove(slot)
+  }
+
+  mutating func remove(_ slot: Int) {
+    let block = blocks[slot]
+    if block.pointee.has(BlockState.bodySlot),
+      let decoder = block.pointee.object(BlockState.bodySlot).pointee.decoder.take()
+    {
+      decoders.give(decoder)
+    }
+    block.pointee.dropAll(&pool)
+    clearDue(slot)
+    touched &= ~(1 << UInt64(slot))
+    blocks.remove(slot)
+  }
+}

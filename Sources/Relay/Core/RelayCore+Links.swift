@@ -1,0 +1,301 @@
+import Bitcoin
+import Ground
+import Mempool
+import Session
+import Wire
+
+/// One link, for `status`.
+public struct RelayLinkStatus: Hashable, Sendable {
+  public var isUp: Bool
+  /// By configuration and the trust ledger, now.
+  public var isTrusted: Bool
+  /// key4.
+  public var key: UInt32
+  public var session: LinkStatus
+  /// What the neighbour says of the packets that it gets from us.
+  public var lossTo: LinkLoss
+  /// Of the packets that come from it.
+  public var lossFrom: LinkLoss
+  public var readiness: Readiness
+  /// Messages that made no sense.
+  public var malformed: UInt64
+}
+
+extension RelayCore {
+  // MARK: Configuration
+
+  /// Adds, changes and removes links so that these are the ones; links that are the same go on undisturbed.
+  public mutating func updateLinks(
+    _ wanted: [RelayLink], now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    for index in 0..<LinkSet.capacity where links[index].isConfigured {
+      let id = LinkID(UInt16(index))
+      let stays = wanted.contains { $0.id == id && key4(of: $0.peer) == links[index].key4 }
+      if !stays {
+        sessions.removeLink(id, now: now, into: &sink)
+        linkLost(id, now: now)
+        links[index] = LinkState()
+        ledger.remove(id, now: now)
+      }
+    }
+    remakeMap(wanted)
+    for link in wanted {
+      if Int(link.id.index) < LinkSet.capacity, self.link(link.id).pointee.isConfigured {
+        let state = self.link(link.id)
+        if state.pointee.rate != link.rate {
+          sessions.setRate(link.id, link.rate, into: &sink)
+          state.pointee.rate = link.rate
+          controller.configure(link.id, rate: link.rate)
+        }
+        sessions.setAddress(link.id, link.address, now: now, into: &sink)
+        ledger.configure(link.id, isTrusted: link.isTrusted, now: now)
+      } else {
+        addLink(link, now: now, into: &sink)
+      }
+    }
+    drainSessionEvents(now: now, into: &sink)
+  }
+
+  mutating func addLink(_ link: RelayLink, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    guard Int(link.id.index) < LinkSet.capacity else { return }
+    do throws(LinkError) {
+      try sessions.addLink(
+        link.id, peer: link.peer, address: link.address, rate: link.rate, now: now, into: &sink)
+    } catch { return }
+    let state = self.link(link.id)
+    state.pointee = LinkState()
+    state.pointee.isConfigured = true
+    ledger.configure(link.id, isTrusted: link.isTrusted, now: now)
+    state.pointee.key4 = key4(of: link.peer)
+    state.pointee.rate = link.rate
+    if let delay = link.expectedDelay { state.pointee.expectedDelay = delay }
+    controller.configure(link.id, rate: link.rate)
+  }
+
+  /// nil for a link that isn't configured.
+  public func status(of id: LinkID) -> RelayLinkStatus? {
+    guard Int(id.index) < LinkSet.capacity, links[Int(id.index)].isConfigured, let session = sessions.status(of: id)
+    else { return nil }
+    let state = links[Int(id.index)]
+    return RelayLinkStatus(
+      isUp: upLinks.contains(id), isTrusted: isTrusted(id), key: state.key4, session: session,
+      lossTo: controller.loss(of: id), lossFrom: meters[Int(id.index)].loss, readiness: controller.readiness(of: id),
+      malformed: state.malformed)
+  }
+
+  /// The last four-timestamp exchange with a neighbour, for the measurement room's clock filter.
+  public func lastClockSample(of id: LinkID) -> ClockSample? {
+    Int(id.index) < LinkSet.capacity ? links[Int(id.index)].lastClock : nil
+  }
+
+  // MARK: Sessions
+
+  mutating func drainSessionEvents(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    while let event = sessions.nextEvent() {
+      switch event {
+      case .established(let id, let parameters):
+        linkUp(id, parameters, now: now, into: &sink)
+      case .rekeyed(let id, let parameters):
+        link(id).pointee.epoch = parameters.overlayEpoch
+        refreshEpoch()
+      case .lost(let id, let reason):
+        linkLost(id, now: now)
+        note(RelayEvent(.linkDown, link: id, at: now, a: UInt64(reason.rawValue)))
+      case .clock(let id, let sample):
+        let state = link(id)
+        state.pointee.lastClock = sample
+        if let roundTrip = sessions.status(of: id)?.roundTrip { state.pointee.roundTrip = roundTrip }
+        note(RelayEvent(.clockSample, link: id, at: now))
+      case .incompatible(let id, let why):
+        note(RelayEvent(.linkIncompatible, link: id, at: now, a: UInt64(why.rawValue)))
+      case .moved, .unknownPeer:
+        break
+      }
+    }
+  }
+
+  private mutating func linkUp(
+    _ id: LinkID, _ parameters: SessionParameters, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let state = link(id)
+    state.pointee.isUp = true
+    state.pointee.epoch = parameters.overlayEpoch
+    state.pointee.chunkBytes = Int(parameters.chunkBytes)
+    state.pointee.due = 0
+    upLinks.insert(id)
+    refreshEpoch()
+    controller.sessionStarted(id)
+    catchUp.linkUp(id)
+    transactions.linkUp(id, now: now)
+    meters[Int(id.index)].restart()
+    // What the neighbour's last session had is gone when it restarted; lanes of old blocks are opened anew on request.
+    for position in 0..<blocks.count {
+      let block = blocks[blocks.slot(at: position)]
+      block.pointee.opened.remove(id)
+      for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
+        block.pointee.object(objectSlot).pointee.lanes.reset(id)
+      }
+      if block.pointee.isIncoming { touched |= 1 << UInt64(blocks.slot(at: position)) }
+    }
+    note(RelayEvent(.linkUp, link: id, at: now))
+    sendStatus(to: id, wantsAnswer: true, now: now, into: &sink)
+  }
+
+  private mutating func linkLost(_ id: LinkID, now: Instant) {
+    let state = link(id)
+    state.pointee.isUp = false
+    state.pointee.due = 0
+    upLinks.remove(id)
+    refreshEpoch()
+    pen.forget(id)
+    catchUp.linkDown(id)
+    transactions.linkDown(id)
+    pumpAgain.remove(id)
+    for position in 0..<blocks.count {
+      let slot = blocks.slot(at: position)
+      let block = blocks[slot]
+      block.pointee.opened.remove(id)
+      block.pointee.has.remove(id)
+      block.pointee.wholes.remove(id)
+      for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
+        block.pointee.object(objectSlot).pointee.lanes.reset(id)
+        block.pointee.object(objectSlot).pointee.sources.remove(id)
+        if block.pointee.object(objectSlot).pointee.only == id { block.pointee.object(objectSlot).pointee.only = nil }
+      }
+      touched |= 1 << UInt64(slot)
+    }
+  }
+
+  /// Per packet: the transport counters tell what was lost on the way here.
+  @inline(__always)
+  mutating func noteArrival(_ message: SessionMessage, arrival: Instant, now: Instant) {
+    let index = Int(message.link.index)
+    if links[index].generation != message.generation {
+      if links[index].generation > message.generation { return }
+      links[index].generation = message.generation
+      meters[index].restart()
+    }
+    meters[index].received(counter: message.counter, now: now)
+  }
+
+  // MARK: STATUS
+
+  static let statusInterval = Interval.seconds(1)
+
+  mutating func sendStatus(
+    to peer: LinkID, wantsAnswer: Bool, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let loss = meters[Int(peer.index)].loss.forStatus
+    let tip = statusTip
+    let counts = store.counts(.node)
+    let head = StatusHead(
+      flags: wantsAnswer ? [.answer] : [], readiness: ownReadiness, height: UInt32(clamping: tip.height),
+      tip: Bytes32(tip.hash), work: Bytes32(tip.chainWork), mempoolTransactions: UInt32(clamping: counts.transactions),
+      mempoolBytes: UInt64(clamping: counts.bytes), loss: loss.loss, burst: loss.burst, observed: loss.observed)
+    makeRows()
+    let rows = statusRows
+    send(to: peer, urgency: .control, capacity: 1_000, into: &sink) { out in
+      StatusMessage.write(head, rows: rows.span, into: &out)
+    }
+  }
+
+  /// What this relay says of its own links.
+  private mutating func makeRows() {
+    statusRows.removeAll(keepingCapacity: true)
+    for index in 0..<LinkSet.capacity where links[index].isConfigured {
+      let id = LinkID(UInt16(index))
+      var flags: StatusRow.Flags = []
+      if upLinks.contains(id) { flags.insert(.up) }
+      if isTrusted(id) { flags.insert(.trusted) }
+      let delay = links[index].roundTripOrGuess.nanoseconds / 2 / 10_000
+      statusRows.append(
+        StatusRow(neighbour: links[index].key4, delay: UInt32(clamping: max(delay, 0)), flags: flags))
+    }
+    let rows = statusRows
+    map.noteOwn(rows.span)
+    if map.needsRecompute { workDue = true }
+  }
+
+  /// The links are others: what was claimed of them comes again with the next STATUS and MAP.
+  private mutating func remakeMap(_ wanted: [RelayLink]) {
+    map = OverlayMap(
+      own: ownKey, relays: configuration.relays.map { key4(of: $0) },
+      links: wanted.map { (link: $0.id, key: key4(of: $0.peer)) })
+  }
+
+  mutating func receiveStatus(
+    _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) throws(DecodeError) {
+    let status = try StatusMessage(parsing: message)
+    controller.note(status.head, on: from.link, ownTransactions: store.counts(.node).transactions)
+    if map.note(status, on: from.link, now: from.now) {
+      passOn(status, from, into: &sink)
+      workDue = true
+    }
+    if status.head.flags.contains(.answer) { sendStatus(to: from.link, wantsAnswer: false, now: from.now, into: &sink) }
+    noteTip(of: status.head, from, into: &sink)
+  }
+
+  /// A neighbour's links changed: the other neighbours hear of it.
+  private mutating func passOn(
+    _ status: borrowing StatusMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    var rows: [StatusRow] = []
+    for index in 0..<status.rowCount { rows.append(status.row(index)) }
+    mapSequence &+= 1
+    let origin = link(from.link).pointee.key4
+    // Sequences of one origin come from several relays: time makes them comparable.
+    let sequence = UInt32(truncatingIfNeeded: from.now.nanoseconds / 1_000_000) &+ mapSequence
+    var peers = upLinks
+    peers.remove(from.link)
+    while let peer = peers.popFirst() {
+      send(to: peer, urgency: .background, capacity: 1_000, into: &sink) { out in
+        MapMessage.write(origin: origin, sequence: sequence, rows: rows.span, into: &out)
+      }
+    }
+  }
+
+  /// A relay further away, told by a neighbour.
+  mutating func receiveMap(
+    _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) throws(DecodeError) {
+    let news = try MapMessage(parsing: message)
+    guard map.note(news, now: from.now) else { return }
+    workDue = true
+    var peers = upLinks
+    peers.remove(from.link)
+    let pointer = message.withUnsafeBytes { $0 }
+    while let peer = peers.popFirst() {
+      send(to: peer, urgency: .background, capacity: 1_000, into: &sink) { out in
+        out.withUnsafeMutableBytes { $0.copyMemory(from: pointer) }
+        return pointer.count
+      }
+    }
+  }
+
+  /// A change worth telling everyone at once.
+  mutating func broadcastStatus(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    var peers = upLinks
+    while let peer = peers.popFirst() { sendStatus(to: peer, wantsAnswer: false, now: now, into: &sink) }
+    nextStatus = now + RelayCore.statusInterval
+  }
+
+  /// Ten times a second: STATUS when due, old packets out of the pen, old blocks to their bytes alone.
+  mutating func tick(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    nextTick = now + RelayCore.tickInterval
+    for index in 0..<LinkSet.capacity where links[index].isUp { meters[index].tick(now: now) }
+    if nextStatus <= now { broadcastStatus(now: now, into: &sink) }
+    pen.expire(now: now)
+    map.expire(now: now)
+    if map.needsRecompute { workDue = true }
+    counters.penDropped = pen.dropped
+    for position in 0..<blocks.count {
+      let slot = blocks.slot(at: position)
+      let block = blocks[slot]
+      guard block.pointee.isComplete, !block.pointee.isSettled, !block.pointee.hasWork else { continue }
+      let everyone = (upLinks - block.pointee.has).isEmpty
+      if block.pointee.completeAt + (everyone ? .seconds(3) : RelayCore.settleAfter) < now { settle(slot) }
+    }
+    tickBackground(now: now, into: &sink)
+  }
+}

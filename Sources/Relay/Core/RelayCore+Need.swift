@@ -1,0 +1,318 @@
+import Bitcoin
+import ErasureCode
+import Ground
+import Wire
+
+extension RelayCore {
+  /// A promise counts for this long after the neighbour's last packet, at least: packets of a budget follow each other
+  /// closely, but a relay's own repair chunks come only once it has the block.
+  static let patienceLeast = Interval.milliseconds(6 as Int64)
+  /// A request is repeated after a round trip and a quarter, and no sooner than this.
+  static let repeatLeast = Interval.milliseconds(2 as Int64)
+  static let repeatMost = Interval.seconds(2)
+
+  // MARK: Asking
+
+  /// Looks at the blocks that changed since the last look: does what is promised still suffice?
+  mutating func lookAtTouched(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    if touched == 0 { return }
+    var left = touched
+    touched = 0
+    while left != 0 {
+      let slot = left.trailingZeroBitCount
+      left &= left - 1
+      if blocks.isPresent(slot) { look(at: slot, isTimer: false, now: now, into: &sink) }
+    }
+    rearm()
+  }
+
+  mutating func runTimers(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    var position = 0
+    while position < blocks.count {
+      let slot = blocks.slot(at: position)
+      if blocks[slot].pointee.nextAsk <= now { look(at: slot, isTimer: true, now: now, into: &sink) }
+      position += 1
+    }
+    rearm()
+  }
+
+  func earliestAsk() -> Instant {
+    var earliest = Instant.never
+    for position in 0..<blocks.count {
+      earliest = min(earliest, blocks[blocks.slot(at: position)].pointee.nextAsk)
+    }
+    return earliest
+  }
+
+  mutating func rearm() { timer = earliestAsk() }
+
+  /// What a block waits for: the slot of the object and how many chunks it lacks; nil when it waits for nothing.
+  private func shortage(_ slot: Int) -> (object: Int, needed: Int)? {
+    let block = blocks[slot]
+    if block.pointee.repair.step == .txids || block.pointee.repair.step == .wtxids {
+      let list = block.pointee.repair.step == .txids ? BlockState.txidsSlot : BlockState.wtxidsSlot
+      if block.pointee.has(list), let needed = needed(slot, list) { return (list, needed) }
+    }
+    switch block.pointee.stage {
+    case .collecting:
+      var best: (object: Int, needed: Int)?
+      for sketch in 0..<BlockState.sketchSlots where block.pointee.has(sketch) {
+        if let needed = needed(slot, sketch), needed < best?.needed ?? .max { best = (sketch, needed) }
+      }
+      return best
+    case .gathering: return needed(slot, BlockState.bodySlot).map { (BlockState.bodySlot, $0) }
+    default: return nil
+    }
+  }
+
+  private func needed(_ slot: Int, _ objectSlot: Int) -> Int? {
+    let object = blocks[slot].pointee.object(objectSlot)
+    guard object.pointee.decoder != nil else { return nil }
+    let needed = object.pointee.decoder!.needed
+    return needed > 0 ? needed : nil
+  }
+
+  /// Asks for more when what is on its way falls short; arms the block's timer.
+  private mutating func look(
+    at slot: Int, isTimer: Bool, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    block.pointee.nextAsk = .never
+    guard let (objectSlot, needed) = shortage(slot) else { return }
+    let object = block.pointee.object(objectSlot)
+    // What is promised or asked for and may still come, link by link.
+    var expected = 0.0
+    var earliest = Instant.never
+    var peers = upLinks
+    while let peer = peers.popFirst() {
+      let lane = object.pointee.lanes[peer]
+      if lane.pointee.promised <= 0 && lane.pointee.outstanding <= 0 { continue }
+      let until = lane.pointee.heard + patience(peer, asked: lane.pointee.outstanding > 0, block.pointee.asks)
+      if until <= now {
+        lane.pointee.promised = 0
+        lane.pointee.outstanding = 0
+        continue
+      }
+      let coming = Double(max(lane.pointee.promised, lane.pointee.outstanding))
+      expected += coming - (coming * lossFrom(peer)).rounded()
+      earliest = min(earliest, until)
+    }
+    let lacking = needed - Int(expected)
+    if lacking <= 0 {
+      block.pointee.nextAsk = earliest
+      return
+    }
+    ask(slot, objectSlot, lacking: lacking, now: now, into: &sink)
+  }
+
+  /// How long after its last sign a neighbour's promise is believed.
+  private func patience(_ peer: LinkID, asked: Bool, _ asks: Int) -> Interval {
+    let roundTrip = link(peer).pointee.roundTripOrGuess
+    if asked {
+      let wait = max(roundTrip * 5 / 4, RelayCore.repeatLeast)
+      return min(wait * Int64(1 << min(max(asks - 1, 0), 6)), RelayCore.repeatMost)
+    }
+    return max(RelayCore.patienceLeast, roundTrip / 8)
+  }
+
+  /// Sends NEED to the neighbours that can serve, nearest first, one more of them with each try.
+  private mutating func ask(
+    _ slot: Int, _ objectSlot: Int, lacking: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    let object = block.pointee.object(objectSlot)
+    var candidates = (block.pointee.wholes | object.pointee.sources) & upLinks
+    if let only = object.pointee.only {
+      block.pointee.repair.asks += 1
+      if block.pointee.repair.asks > 3 || !upLinks.contains(only) {
+        // It doesn't answer, or is gone: another.
+        if object.pointee.kind == .body {
+          relyOnOne(slot, now: now)
+        } else {
+          object.pointee.only = nil
+        }
+        block.pointee.nextAsk = now + RelayCore.repeatLeast
+        return
+      }
+      candidates = LinkSet(only)
+    }
+    if candidates.isEmpty { candidates = upLinks }
+    if block.pointee.asks > 3 && object.pointee.only == nil {
+      candidates = candidates | (block.pointee.opened & upLinks)
+    }
+    if candidates.isEmpty {
+      block.pointee.nextAsk = now + RelayCore.repeatMost
+      return
+    }
+    let width = min(block.pointee.asks + 1, candidates.count)
+    block.pointee.asks += 1
+    block.pointee.report.requests += 1
+    let share = (lacking + width - 1) / width
+    let source = wantsSource(slot, objectSlot)
+    var wait = Interval.zero
+    for _ in 0..<width {
+      guard let peer = nearest(candidates, preferring: block.pointee.wholes) else { break }
+      candidates.remove(peer)
+      let lane = object.pointee.lanes[peer]
+      let loss = lossFrom(peer)
+      // Enough that the answer's own losses don't cost another round, and more with each try.
+      let spare = Int((Double(share) * min(2 * loss, 0.5)).rounded(.up)) + min(2 * block.pointee.asks, 16)
+      let count = share + spare
+      lane.pointee.outstanding = Int32(clamping: count)
+      lane.pointee.promised = 0
+      lane.pointee.heard = now
+      block.pointee.askedLinks.insert(peer)
+      sendNeed(
+        slot, kind: object.pointee.kind, count: count, source: source, newest: lane.pointee.newestCounter, to: peer,
+        into: &sink)
+      note(
+        RelayEvent(
+          .asked, link: peer, at: now, block: block.pointee.hash, a: UInt64(count),
+          b: UInt64(object.pointee.kind.rawValue)))
+      wait = max(wait, patience(peer, asked: true, block.pointee.asks))
+    }
+    block.pointee.nextAsk = now + wait
+  }
+
+  /// Source chunks serve a receiver that knows nothing of the object as well as repair chunks, at no one's expense.
+  private func wantsSource(_ slot: Int, _ objectSlot: Int) -> Bool {
+    let block = blocks[slot]
+    if objectSlot != BlockState.bodySlot { return false }
+    if block.pointee.repair.step == .single { return true }
+    return block.pointee.assembly.matchedCount * 10 < block.pointee.transactionCount
+  }
+
+  private func nearest(_ candidates: LinkSet, preferring wholes: LinkSet) -> LinkID? {
+    for set in [candidates & wholes, candidates] {
+      var best: LinkID?
+      var peers = set
+      while let peer = peers.popFirst() {
+        if best == nil || link(peer).pointee.roundTripOrGuess < link(best!).pointee.roundTripOrGuess { best = peer }
+      }
+      if best != nil { return best }
+    }
+    return nil
+  }
+
+  mutating func sendNeed(
+    _ slot: Int, kind: ObjectKind, count: Int, source: Bool, newest: UInt64, to peer: LinkID,
+    into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    var flags: NeedMessage.Flags = []
+    if block.pointee.sketchDecoded >= 0 { flags.insert(.sketchDecoded) }
+    if source { flags.insert(.source) }
+    let message = NeedMessage(
+      block: block.pointee.id8, kind: kind, flags: flags, count: UInt32(clamping: count),
+      newestCounter: UInt32(truncatingIfNeeded: newest))
+    send(to: peer, urgency: .control, capacity: NeedMessage.encodedBytes, into: &sink) { message.write(into: &$0) }
+    counters.needsSent += 1
+  }
+
+  // MARK: Answering
+
+  mutating func receiveNeed(_ need: NeedMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
+    counters.needsReceived += 1
+    let slot = self.slot(id8: need.block, from: from.link)
+    guard slot >= 0, isTrusted(from.link) || blocks[slot].pointee.isComplete else { return }
+    if blocks[slot].pointee.isSettled { revive(slot, now: from.now) }
+    let block = blocks[slot]
+    if (need.kind == .txids || need.kind == .wtxids) && block.pointee.isComplete { makeList(slot, need.kind) }
+    let found: Int?
+    if need.kind == .sketch {
+      found = block.pointee.has(block.pointee.sketchSent) ? block.pointee.sketchSent : nil
+    } else {
+      found = block.pointee.slot(of: need.kind, with: from.link)
+    }
+    guard let objectSlot = found else { return }
+    let object = block.pointee.object(objectSlot)
+    let lane = object.pointee.lanes[from.link]
+    if need.count == 0 {
+      lane.pointee.isStopped = true
+      lane.pointee.budget = 0
+      lane.pointee.asked = 0
+      return
+    }
+    block.pointee.opened.insert(from.link)
+    lane.pointee.isStopped = false
+    lane.pointee.isOpen = true
+    lane.pointee.budget = 0
+    // Never more than the whole object and as much again, whatever a neighbour asks for.
+    lane.pointee.asked = Int32(clamping: min(Int(need.count), 2 * object.pointee.sourceCount + 64))
+    if need.flags.contains(.source) { lane.pointee.wantsSource = true }
+    link(from.link).pointee.due |= 1 << UInt64(slot)
+    if block.pointee.isComplete { addWork(slot) }
+    fill(from.link, now: from.now, into: &sink)
+  }
+
+  // MARK: HAVE
+
+  mutating func sendHave(
+    _ slot: Int, to peer: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    let lane = body.pointee.lanes[peer]
+    var received = lane.pointee.received
+    var useless = lane.pointee.useless
+    for sketch in 0..<BlockState.sketchSlots where block.pointee.has(sketch) {
+      received += block.pointee.object(sketch).pointee.lanes[peer].pointee.received
+      useless += block.pointee.object(sketch).pointee.lanes[peer].pointee.useless
+    }
+    lane.pointee.haveSent = now
+    var flags: HaveMessage.Flags = [.checked]
+    if block.pointee.asks > 0 { flags.insert(.asked) }
+    let message = HaveMessage(
+      block: block.pointee.id8, flags: flags, received: received, lost: 0, useless: useless,
+      needed: UInt32(clamping: block.pointee.report.neededChunks),
+      missingBytes: UInt32(clamping: block.pointee.report.missingBytes), missing: block.pointee.missing)
+    send(to: peer, urgency: .control, capacity: HaveMessage.encodedBytes, into: &sink) { message.write(into: &$0) }
+    counters.havesSent += 1
+  }
+
+  /// HAVE for a block that is not in a slot any more: only that it was complete here.
+  mutating func answerHave(
+    _ hash: Hash256, to from: Arrival, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    if lastAnswer.hash == hash && lastAnswer.link == from.link
+      && lastAnswer.at + link(from.link).pointee.roundTripOrGuess > from.now
+    {
+      return
+    }
+    lastAnswer = (hash, from.link, from.now)
+    let message = HaveMessage(
+      block: hash.w0, flags: [.checked], received: 0, lost: 0, useless: 0, needed: 0, missingBytes: 0,
+      missing: SizeClassCounts())
+    send(to: from.link, urgency: .control, capacity: HaveMessage.encodedBytes, into: &sink) {
+      message.write(into: &$0)
+    }
+    counters.havesSent += 1
+  }
+
+  mutating func receiveHave(_ have: HaveMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
+    counters.havesReceived += 1
+    let slot = self.slot(id8: have.block, from: from.link)
+    guard slot >= 0 else { return }
+    let block = blocks[slot]
+    let isFirst = !block.pointee.has.contains(from.link)
+    block.pointee.has.insert(from.link)
+    block.pointee.wholes.insert(from.link)
+    // What is left for it needs no dropping here: lanes are stopped; what the driver has queued goes by name.
+    for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
+      let lane = block.pointee.object(objectSlot).pointee.lanes[from.link]
+      lane.pointee.isStopped = true
+      lane.pointee.budget = 0
+      lane.pointee.asked = 0
+    }
+    link(from.link).pointee.due &= ~(1 << UInt64(slot))
+    sink.drop(flow: FlowID(block.pointee.id8 | 1), on: from.link)
+    if isFirst {
+      controller.note(have, on: from.link)
+      note(
+        RelayEvent(
+          .peerHas, link: from.link, at: from.now, block: block.pointee.hash, a: UInt64(have.needed),
+          b: UInt64(have.useless)))
+    }
+    touched |= 1 << UInt64(slot)
+  }
+}

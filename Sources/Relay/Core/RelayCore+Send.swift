@@ -1,0 +1,269 @@
+import ErasureCode
+import Ground
+import Wire
+
+extension RelayCore {
+  /// A packet with a chunk takes at most this much plaintext.
+  static let packetCapacity = 1_400
+  /// Datagrams that one pass over the links may seal before it lets other work go on: about 100 µs.
+  static let pumpMost = 64
+
+  // MARK: What is owed
+
+  /// Opens lanes for a block that just passed the gate: what each neighbour is sent unasked. Verified-only neighbours
+  /// wait until the block is checked.
+  mutating func openLanes(_ slot: Int, now: Instant) {
+    let block = blocks[slot]
+    var peers = upLinks - block.pointee.opened - block.pointee.has
+    if !block.pointee.isComplete { peers = peers & ledger.trusted }
+    let body = block.pointee.object(BlockState.bodySlot)
+    while let peer = peers.popFirst() {
+      // Who made it, or says that it has it, is owed nothing.
+      if link(peer).pointee.key4 == block.pointee.maker || block.pointee.wholes.contains(peer) { continue }
+      block.pointee.opened.insert(peer)
+      let budget = sendBudget(slot, for: peer)
+      let lane = body.pointee.lanes[peer]
+      lane.pointee.isOpen = true
+      lane.pointee.budget = Int32(clamping: budget.body)
+      lane.pointee.wantsSource = lane.pointee.wantsSource || budget.source
+      lane.pointee.isSpare = budget.isSpare
+      link(peer).pointee.due |= 1 << UInt64(slot)
+      if block.pointee.has(block.pointee.sketchSent) { openSketchLane(slot, peer, budget) }
+    }
+  }
+
+  /// A sketch is there to be sent: the lanes opened before get their budget of it.
+  mutating func openSketchLanes(_ slot: Int, now: Instant) {
+    let block = blocks[slot]
+    var peers = block.pointee.opened
+    while let peer = peers.popFirst() { openSketchLane(slot, peer, sendBudget(slot, for: peer)) }
+  }
+
+  private mutating func openSketchLane(_ slot: Int, _ peer: LinkID, _ budget: UnaskedBudget) {
+    let block = blocks[slot]
+    let lane = block.pointee.object(block.pointee.sketchSent).pointee.lanes[peer]
+    if lane.pointee.isOpen { return }
+    lane.pointee.isOpen = true
+    lane.pointee.budget = Int32(clamping: budget.sketch)
+    lane.pointee.isSpare = budget.isSpare
+    lane.pointee.wantsSource = !budget.isSpare
+    link(peer).pointee.due |= 1 << UInt64(slot)
+  }
+
+  // MARK: Sending
+
+  /// A new entry is in an object's log: pass it on wherever there is room.
+  @inline(__always)
+  mutating func forward(
+    _ slot: Int, _ objectSlot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    var peers = blocks[slot].pointee.opened & upLinks
+    while let peer = peers.popFirst() {
+      let lane = blocks[slot].pointee.object(objectSlot).pointee.lanes[peer]
+      if !lane.pointee.isDue { continue }
+      link(peer).pointee.due |= 1 << UInt64(slot)
+      fill(peer, now: now, into: &sink)
+    }
+  }
+
+  /// Something new can be sent of a block: one packet to each neighbour in turn, as long as any has room, so that none
+  /// waits for another's whole budget.
+  mutating func pump(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let start = blocks[slot].pointee.opened & upLinks
+    var all = start
+    while let peer = all.popFirst() { link(peer).pointee.due |= 1 << UInt64(slot) }
+    pumpLinks(start, now: now, into: &sink)
+  }
+
+  mutating func pumpLinks(_ start: LinkSet, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    var open = start
+    var left = RelayCore.pumpMost
+    while !open.isEmpty {
+      var round = open
+      while let peer = round.popFirst() {
+        if left == 0 {
+          pumpAgain = pumpAgain | open
+          workDue = true
+          return
+        }
+        if sink.room(on: peer) <= 0 || !sendNext(on: peer, now: now, into: &sink) {
+          open.remove(peer)
+        } else {
+          left -= 1
+        }
+      }
+    }
+  }
+
+  /// Sends to one neighbour as long as there is room and something due.
+  mutating func fill(_ peer: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    var left = RelayCore.pumpMost
+    while link(peer).pointee.due != 0 && sink.room(on: peer) > 0 {
+      if left == 0 {
+        pumpAgain.insert(peer)
+        workDue = true
+        return
+      }
+      if !sendNext(on: peer, now: now, into: &sink) { return }
+      left -= 1
+    }
+  }
+
+  /// Chooses the next packet for a neighbour and sends it: asked for before unasked, newest block before older ones,
+  /// sketch before lists before body. False when nothing can be sent now.
+  private mutating func sendNext(
+    on peer: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let state = link(peer)
+    if state.pointee.due == 0 || !upLinks.contains(peer) { return false }
+    for pass in 0..<2 {
+      var position = 0
+      while position < blocks.count {
+        let slot = blocks.slot(at: position)
+        position += 1
+        if state.pointee.due & (1 << UInt64(slot)) == 0 { continue }
+        let block = blocks[slot]
+        var isDue = false
+        for step in 0..<4 {
+          let objectSlot = step == 0 ? block.pointee.sketchSent : RelayCore.sendOrder[step]
+          if !block.pointee.has(objectSlot) { continue }
+          let lane = block.pointee.object(objectSlot).pointee.lanes[peer]
+          if !lane.pointee.isDue { continue }
+          isDue = true
+          if pass == 0 && lane.pointee.asked <= 0 { continue }
+          if sendChunk(slot, objectSlot, to: peer, isNewest: position == 1, now: now, into: &sink) { return true }
+        }
+        if !isDue { state.pointee.due &= ~(1 << UInt64(slot)) }
+      }
+    }
+    return false
+  }
+
+  private static let sendOrder: InlineArray<4, Int> = [
+    0, BlockState.txidsSlot, BlockState.wtxidsSlot, BlockState.bodySlot,
+  ]
+
+  /// Sends one chunk of an object on a lane that is due: out of the log if something there is news for the neighbour,
+  /// else of this relay's own making. False when there is neither, or the queue refused it.
+  private mutating func sendChunk(
+    _ slot: Int, _ objectSlot: Int, to peer: LinkID, isNewest: Bool, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let block = blocks[slot]
+    let object = block.pointee.object(objectSlot)
+    let lane = object.pointee.lanes[peer]
+    let sourceCount = UInt32(object.pointee.sourceCount)
+    let ownKey = link(peer).pointee.key4
+
+    while Int(lane.pointee.cursor) < object.pointee.log.count {
+      let entry = Int(lane.pointee.cursor)
+      let chunk = object.pointee.log[entry]
+      let isNews =
+        !chunk.known.contains(peer) && !chunk.isHeldBack && chunk.maker != ownKey
+        && !(lane.pointee.isSpare && lane.pointee.asked <= 0 && chunk.index < sourceCount)
+      if isNews {
+        let pointer = UnsafeRawPointer(chunk.bytes)
+        if !emit(
+          slot, objectSlot, lane, index: chunk.index, maker: chunk.maker, bytes: pointer, to: peer,
+          isNewest: isNewest, now: now, into: &sink)
+        {
+          return false
+        }
+        object.pointee.log.mark(entry, knownTo: peer)
+        lane.pointee.cursor += 1
+        counters.chunksForwarded += 1
+        return true
+      }
+      lane.pointee.cursor += 1
+    }
+
+    guard object.pointee.encoder != nil else { return false }
+    if lane.pointee.wantsSource {
+      while lane.pointee.nextSource < Int32(sourceCount) {
+        let index = UInt32(lane.pointee.nextSource)
+        if let entry = object.pointee.log.find(index), object.pointee.log[entry].known.contains(peer) {
+          lane.pointee.nextSource += 1
+          continue
+        }
+        guard let pointer = object.pointee.sourceChunk(Int(index)) else { return false }
+        if !emit(
+          slot, objectSlot, lane, index: index, maker: self.ownKey, bytes: pointer, to: peer, isNewest: isNewest,
+          now: now, into: &sink)
+        {
+          return false
+        }
+        lane.pointee.nextSource += 1
+        counters.chunksOwn += 1
+        return true
+      }
+    }
+    // Repair chunks of our own, when they are ready: making them is work for slices.
+    let index = object.pointee.peekRepair(for: lane)
+    let repairs = index..<index + 1
+    guard (try? object.pointee.encoder!.prepare(repairs, budget: 0)) == .idle else {
+      addWork(slot)
+      return false
+    }
+    var out = MutableRawSpan(
+      _unsafeBytes: UnsafeMutableRawBufferPointer(start: scratch, count: object.pointee.shape.chunkSize))
+    guard (try? object.pointee.encoder!.writeRepair(index, into: &out)) != nil else { return false }
+    if !emit(
+      slot, objectSlot, lane, index: sourceCount + UInt32(index), maker: self.ownKey, bytes: UnsafeRawPointer(scratch),
+      to: peer, isNewest: isNewest, now: now, into: &sink)
+    {
+      return false
+    }
+    _ = object.pointee.takeRepair(for: lane)
+    counters.chunksOwn += 1
+    return true
+  }
+
+  /// Writes and seals the packet of one chunk.
+  private mutating func emit(
+    _ slot: Int, _ objectSlot: Int, _ lane: UnsafeMutablePointer<Lane>, index: UInt32, maker: UInt32,
+    bytes: UnsafeRawPointer, to peer: LinkID, isNewest: Bool, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let block = blocks[slot]
+    let object = block.pointee.object(objectSlot)
+    let size = object.pointee.shape.chunkSize
+    var flags: ChunkFlags = block.pointee.isComplete ? .whole : []
+    if lane.pointee.asked > 0 { flags.insert(.asked) }
+    let more = lane.pointee.moreAfterThis
+    let urgency: Urgency = block.pointee.isCatchUp ? .background : isNewest ? .block : .late
+    let flow = FlowID(block.pointee.id8 | 1)
+    var written = 0
+    if object.pointee.kind == .sketch {
+      let moreBody = block.pointee.object(BlockState.bodySlot).pointee.lanes[peer].pointee.more
+      let start = min(block.pointee.report.firstPacket, now)
+      let head = SketchHead(
+        flags: flags, header: block.pointee.headerBytes, bodyBytes: UInt32(block.pointee.bodyBytes),
+        sketchBytes: UInt32(object.pointee.shape.byteCount), sketchID: object.pointee.sketchID,
+        transactionCount: UInt32(block.pointee.transactionCount), bodyChunkBytes: UInt16(block.pointee.chunkBytes),
+        epoch: block.pointee.epoch, maker: maker, more: more, moreBody: moreBody,
+        age: UInt32(clamping: (now - start).nanoseconds / 1_000), index: index)
+      written = send(to: peer, urgency: urgency, flow: flow, capacity: RelayCore.packetCapacity, into: &sink) { out in
+        SketchMessage(head, chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes).write(into: &out)
+      }
+    } else {
+      let kind = object.pointee.kind
+      let id8 = block.pointee.id8
+      written = send(to: peer, urgency: urgency, flow: flow, capacity: RelayCore.packetCapacity, into: &sink) { out in
+        ChunkMessage(
+          kind: kind, flags: flags, block: id8, maker: maker, more: more, index: index,
+          chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes
+        ).write(into: &out)
+      }
+    }
+    if written == 0 { return false }
+    lane.pointee.spend()
+    block.pointee.report.packetsOut += 1
+    block.pointee.report.bytesOut += written
+    if !block.pointee.reached.contains(peer) {
+      block.pointee.reached.insert(peer)
+      if block.pointee.report.firstForwarded == .never { block.pointee.report.firstForwarded = now }
+      note(RelayEvent(.forwarded, link: peer, at: now, block: block.pointee.hash))
+    }
+    return true
+  }
+}

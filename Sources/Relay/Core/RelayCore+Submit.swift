@@ -1,0 +1,147 @@
+import Bitcoin
+import ErasureCode
+import Ground
+import Mempool
+import Wire
+
+/// Why a block was not taken from this site.
+public enum SubmitError: Error, Hashable, Sendable {
+  /// No block: where and why.
+  case malformed(DecodeError)
+  /// The header is refused by the chain's rules; `unknownParent` asks for `submitHeaders` first.
+  case header(HeaderRejection)
+  /// Larger than a block may be, or not to be cut into chunks.
+  case size(Int)
+  /// Eight blocks of more work are in hand.
+  case noRoom
+  /// Ids and layout were given, but not of this block.
+  case mismatch
+}
+
+extension RelayCore {
+  /// Takes a block found or learned at this site and sends it to everyone.
+  ///
+  /// - Parameters:
+  ///   - block: its serialisation; copied.
+  ///   - parsed: its structure, with all ids if they are known (a reconstructed compact block): saves parsing and
+  ///     hashing.
+  ///   - isChecked: the caller has verified Merkle root and commitment (a compact block reconstructed for the node, whose
+  ///     root agreed): it goes out at once. Otherwise all checks of the body are made here first, in slices.
+  ///   - explicit: transactions to send inline, ascending: those that no other site can have.
+  ///   - arrival: when this site learned of it.
+  /// - Returns: the block's hash. One that is complete here already is not sent again.
+  @discardableResult
+  public mutating func submit(
+    _ block: RawSpan, parsed: ParsedBlock? = nil, isChecked: Bool = false, explicit: [Int] = [], arrival: Instant,
+    now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) throws(SubmitError) -> Hash256 {
+    let headerBytes: HeaderBytes
+    let header: BlockHeader
+    do throws(DecodeError) { header = try BlockHeader(parsing: block) } catch { throw .malformed(error) }
+    headerBytes = HeaderBytes(block)
+    let hash = headerBytes.withBytes { SHA256.double($0) }
+    if let slot = blocks.find(hash), blocks[slot].pointee.isComplete { return hash }
+
+    var structure: ParsedBlock
+    if let parsed {
+      structure = parsed
+      guard parsed.header == header, parsed.byteCount == block.byteCount, !parsed.transactions.isEmpty else {
+        throw .mismatch
+      }
+    } else {
+      do throws(DecodeError) { structure = try ParsedBlock(parsing: block) } catch { throw .malformed(error) }
+    }
+    guard let shape = try? ObjectShape(byteCount: block.byteCount, chunkSize: RelayLimits.chunkBytes),
+      block.byteCount <= RelayLimits.bodyBytes, !structure.transactions.isEmpty
+    else { throw .size(block.byteCount) }
+    let isTrustworthy = isChecked && structure.isFullyHashed
+    let acceptance: HeaderChain.Acceptance
+    do throws(HeaderRejection) {
+      acceptance = try chain.accept(header, now: unixTime(now), vouched: isTrustworthy)
+    } catch { throw .header(error) }
+    counters.blocksSubmitted += 1
+
+    var chunkBytes = RelayLimits.chunkBytes
+    var wholes = LinkSet.none
+    if let slot = blocks.find(hash) {
+      // It is on its way in as well: those who sent it are known to have some of it.
+      chunkBytes = blocks[slot].pointee.chunkBytes
+      wholes = blocks[slot].pointee.wholes
+      while let rival = blocks.find(hash) { remove(rival) }
+    }
+    let bodyShape = (try? ObjectShape(byteCount: block.byteCount, chunkSize: chunkBytes)) ?? shape
+    guard let slot = makeRoom(for: acceptance.entry.chainWork, now: now) else { throw .noRoom }
+    serial += 1
+    var state = BlockState(
+      hash: hash, headerBytes: headerBytes, header: header, height: acceptance.entry.height,
+      chainWork: acceptance.entry.chainWork, bodyBytes: block.byteCount,
+      transactionCount: structure.transactions.count, chunkBytes: bodyShape.chunkSize, serial: serial,
+      stage: .submitted, maker: ownKey)
+    state.wholes = wholes
+    state.report.isSubmitted = true
+    state.report.firstPacket = arrival
+    state.report.gatePassed = now
+    state.explicit = explicit.filter { $0 > 0 && $0 < structure.transactions.count }
+    guard let encoder = try? Encoder(block, shape: bodyShape) else { throw .size(block.byteCount) }
+    counters.bytesCopied += UInt64(block.byteCount)
+    state.put(ObjectState(kind: .body, shape: bodyShape, encoder: encoder, ownKey: ownKey), in: BlockState.bodySlot)
+    state.parsed = structure
+    blocks.insert(state, at: slot)
+    note(RelayEvent(.gatePassed, at: now, block: hash, a: UInt64(acceptance.entry.height)))
+    if acceptance.isTip { tipChanged(now: now) }
+    if isTrustworthy {
+      publish(slot, now: now, into: &sink)
+    } else {
+      let rules = configuration.network.bodyRules(height: acceptance.entry.height)
+      blocks[slot].pointee.assembly.check = BodyCheck(structure, rules: rules)
+      addWork(slot)
+    }
+    return hash
+  }
+
+  /// A submitted block is checked: sketch it and send it.
+  mutating func publish(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let block = blocks[slot]
+    if let checked = block.pointee.assembly.check?.block { block.pointee.parsed = checked }
+    block.pointee.report.knownBytes = block.pointee.bodyBytes
+    makeSketch(slot, explicit: block.pointee.explicit)
+    noteProfile(slot)
+    block.pointee.sketchSent = block.pointee.sketchDecoded
+    complete(slot, now: now, into: &sink)
+  }
+
+  /// Headers from the site's own node (`vouched`) or another source; stops at the first bad one.
+  @discardableResult
+  public mutating func submitHeaders(
+    _ headers: [BlockHeader], vouched: Bool, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) throws(HeaderRejection) -> HeaderChain.Acceptance? {
+    let tip = chain.tip.hash
+    defer {
+      if chain.tip.hash != tip { tipChanged(now: now) }
+      if pen.count > 0 { releaseAnnouncements(now: now, into: &sink) }
+    }
+    return try chain.accept(headers, now: unixTime(now), vouched: vouched)
+  }
+
+  /// Makes a settled block fit to be sent again.
+  mutating func revive(_ slot: Int, now: Instant) {
+    let block = blocks[slot]
+    guard block.pointee.isSettled else { return }
+    let bytes = block.pointee.kept
+    guard let shape = try? ObjectShape(byteCount: bytes.count, chunkSize: block.pointee.chunkBytes),
+      let encoder = try? Encoder(bytes.span.bytes, shape: shape),
+      var parsed = try? ParsedBlock(parsing: bytes.span.bytes)
+    else { return }
+    parsed.hashAll(in: bytes.span.bytes)
+    counters.bytesHashed += UInt64(bytes.count)
+    block.pointee.put(
+      ObjectState(kind: .body, shape: shape, encoder: encoder, ownKey: ownKey), in: BlockState.bodySlot)
+    block.pointee.parsed = parsed
+    block.pointee.isSettled = false
+    block.pointee.kept = []
+    block.pointee.completeAt = now
+    makeSketch(slot, explicit: [])
+    block.pointee.sketchSent = block.pointee.sketchDecoded
+    noteProfile(slot)
+  }
+}

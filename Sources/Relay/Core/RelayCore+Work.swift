@@ -1,0 +1,322 @@
+import Bitcoin
+import ErasureCode
+import Ground
+import Mempool
+import Wire
+
+// Long work, in slices of about 100 µs: after each the driver gets to see packets again.
+
+extension RelayCore {
+  /// Bytes that one slice copies out of the mempool, hashes, or parses.
+  static let copySlice = 256 << 10
+  static let hashSlice = 96 << 10
+  /// Transactions that one slice adds to the mempool.
+  static let learnSlice = 100
+
+  mutating func addWork(_ slot: Int) {
+    blocks[slot].pointee.hasWork = true
+    workDue = true
+  }
+
+  /// Does one slice of what is due: what was to be sent, then the newest block's work, then the background's.
+  mutating func runSlice(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    workDue = false
+    if !pumpAgain.isEmpty {
+      let links = pumpAgain & upLinks
+      pumpAgain = .none
+      pumpLinks(links, now: now, into: &sink)
+    }
+    var worked = false
+    for position in 0..<blocks.count {
+      let slot = blocks.slot(at: position)
+      if !blocks[slot].pointee.hasWork { continue }
+      if worked {
+        workDue = true
+        break
+      }
+      worked = true
+      let serial = blocks[slot].pointee.serial
+      let more = work(on: slot, now: now, into: &sink)
+      // The block may have been abandoned meanwhile.
+      if blocks.isPresent(slot) && blocks[slot].pointee.serial == serial {
+        blocks[slot].pointee.hasWork = more
+        if more { workDue = true }
+        touched |= 1 << UInt64(slot)
+      } else {
+        workDue = true
+        break
+      }
+    }
+    lookAtTouched(now: now, into: &sink)
+    if !worked && map.needsRecompute {
+      if !map.recompute() { workDue = true }
+      worked = true
+      if !isIndexReady { workDue = true }
+    }
+    if !worked && !isIndexReady {
+      isIndexReady = store.advanceShortIDs()
+      counters.idsComputed += 2_000
+      if !isIndexReady { workDue = true }
+    }
+    if !worked && isIndexReady && decoders.refill(sketchBytes: 64 << 10, bodyBytes: 2_000_000) { workDue = true }
+  }
+
+  /// One slice of a block's work; true when there is more to do at once.
+  private mutating func work(
+    on slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    switch blocks[slot].pointee.stage {
+    case .collecting: return tryWithoutSketch(slot, now: now)
+    case .matching: return match(slot, now: now)
+    case .filling: return fillKnown(slot, now: now)
+    case .gathering: return gather(slot, now: now)
+    case .checking, .submitted: return check(slot, now: now, into: &sink)
+    case .complete: return encode(slot, now: now, into: &sink)
+    case .refused: return false
+    }
+  }
+
+  // MARK: Putting together
+
+  /// A relay that gets all of the body's chunks needs no sketch.
+  private mutating func tryWithoutSketch(_ slot: Int, now: Instant) -> Bool {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    guard body.pointee.decoder!.needed == 0 else { return false }
+    return solve(slot, now: now)
+  }
+
+  /// Looks the sketch's ids up in the mempool. Entries are kept as handles: the owner may change the store between
+  /// slices.
+  private mutating func match(_ slot: Int, now: Instant) -> Bool {
+    let block = blocks[slot]
+    let sketch = block.pointee.assembly.sketch!
+    let key = shortIDKey(parent: block.pointee.header.previous, epoch: block.pointee.epoch)
+    sketch.match(in: store, key: key, into: &matchSlots)
+    counters.idsMatched += UInt64(sketch.transactionCount)
+    for index in 0..<matchSlots.count where matchSlots[index] != TransactionStore.missing {
+      block.pointee.assembly.matches[index] = store.handle(matchSlots[index])
+    }
+    noteProfile(slot)
+    // Header, count and what the sketch has inline are known too.
+    tellPrefix(slot)
+    tellExplicit(slot)
+    block.pointee.stage = .filling
+    block.pointee.assembly.next = 0
+    return true
+  }
+
+  func tellPrefix(_ slot: Int) {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    var prefix = ByteWriter(reserving: 96)
+    block.pointee.header.write(to: &prefix)
+    prefix.compactSize(block.pointee.transactionCount)
+    let bytes = prefix.bytes
+    try? body.pointee.decoder!.addKnown(0..<bytes.count, bytes.span.bytes)
+    block.pointee.report.knownBytes = bytes.count
+  }
+
+  private func tellExplicit(_ slot: Int) {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    let sketch = block.pointee.assembly.sketch!
+    let object = block.pointee.object(block.pointee.sketchDecoded)
+    guard object.pointee.encoder != nil else { return }
+    for transaction in sketch.explicit {
+      let range = sketch.range(transaction.index)
+      let bytes = object.pointee.bytes.bytes.extracting(transaction.bytes)
+      try? body.pointee.decoder!.addKnown(range, bytes)
+      block.pointee.report.knownBytes += range.count
+    }
+  }
+
+  /// Copies matched transactions into their places, a slice at a time.
+  private mutating func fillKnown(_ slot: Int, now: Instant) -> Bool {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    let wholeChunks = configuration.redundancy == .fibreLike
+    var left = RelayCore.copySlice
+    while block.pointee.assembly.next < block.pointee.assembly.matches.count && left > 0 {
+      let index = block.pointee.assembly.next
+      block.pointee.assembly.next += 1
+      guard let handle = block.pointee.assembly.matches[index] else { continue }
+      let range = block.pointee.assembly.sketch!.range(index)
+      guard let entry = store.slot(handle), store.byteCount(entry) == range.count else {
+        block.pointee.assembly.matches[index] = nil
+        continue
+      }
+      left -= range.count + 256
+      counters.bytesCopied += UInt64(range.count)
+      let bytes = store.bytes(entry)
+      guard let layout = try? TransactionLayout(parsing: bytes),
+        tell(bytes, at: range, to: body, wholeChunks: wholeChunks)
+      else {
+        // A chunk that came before says otherwise: leave it to the decoder, and the checks.
+        block.pointee.assembly.matches[index] = nil
+        continue
+      }
+      block.pointee.assembly.layouts[index] = layout.moved(to: range.lowerBound)
+      block.pointee.assembly.txids[index] = store.txid(entry)
+      block.pointee.assembly.wtxids[index] = store.wtxid(entry)
+      block.pointee.assembly.matchedCount += 1
+      block.pointee.report.knownBytes += range.count
+    }
+    if block.pointee.assembly.next < block.pointee.assembly.matches.count { return true }
+    finishFilling(slot, now: now)
+    return true
+  }
+
+  /// Tells the body's decoder a known range; of FIBRE's kind only the chunks that lie wholly within.
+  private func tell(
+    _ bytes: RawSpan, at range: Range<Int>, to body: UnsafeMutablePointer<ObjectState>, wholeChunks: Bool
+  ) -> Bool {
+    var known = range
+    if wholeChunks {
+      let size = body.pointee.shape.chunkSize
+      let first = (range.lowerBound + size - 1) / size * size
+      let last = range.upperBound / size * size
+      if first >= last { return true }
+      known = first..<last
+    }
+    do throws(ErasureError) {
+      try body.pointee.decoder!.addKnown(
+        known, bytes.extracting(known.lowerBound - range.lowerBound..<known.upperBound - range.lowerBound))
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  private mutating func finishFilling(_ slot: Int, now: Instant) {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    block.pointee.stage = .gathering
+    countMissing(slot)
+    block.pointee.report.matched = now
+    block.pointee.report.neededChunks = body.pointee.decoder!.mostUnknown
+    note(
+      RelayEvent(
+        .matched, at: now, block: block.pointee.hash, a: UInt64(block.pointee.report.knownBytes),
+        b: UInt64(block.pointee.bodyBytes)))
+    if body.pointee.decoder!.needed == 0 && block.pointee.report.lastNeeded == .never {
+      block.pointee.report.lastNeeded = now
+      note(RelayEvent(.lastNeeded, at: now, block: block.pointee.hash))
+    }
+  }
+
+  func countMissing(_ slot: Int) {
+    let block = blocks[slot]
+    let sketch = block.pointee.assembly.sketch!
+    var explicit = 0
+    block.pointee.missing = SizeClassCounts()
+    block.pointee.report.missingTransactions = 0
+    block.pointee.report.missingBytes = 0
+    for index in 0..<sketch.transactionCount {
+      if explicit < sketch.explicit.count && sketch.explicit[explicit].index == index {
+        explicit += 1
+        continue
+      }
+      if block.pointee.assembly.matches[index] != nil { continue }
+      let count = Int(sketch.byteCounts[index])
+      block.pointee.missing[SizeClassCounts.index(bytes: count)] += 1
+      block.pointee.report.missingTransactions += 1
+      block.pointee.report.missingBytes += count
+    }
+  }
+
+  /// Keeps the decoder's sums up to date; solves once there is enough.
+  private mutating func gather(_ slot: Int, now: Instant) -> Bool {
+    let body = blocks[slot].pointee.object(BlockState.bodySlot)
+    if blocks[slot].pointee.repair.awaitsList { return false }
+    if body.pointee.decoder!.needed == 0 { return solve(slot, now: now) }
+    counters.bytesDecoded += UInt64(Work.slice * 64)
+    return body.pointee.decoder!.work() == .more
+  }
+
+  private mutating func solve(_ slot: Int, now: Instant) -> Bool {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    do throws(ErasureError) { try body.pointee.decoder!.finish() } catch { return false }
+    counters.bytesDecoded += UInt64(block.pointee.report.missingBytes)
+    block.pointee.report.decoded = now
+    note(RelayEvent(.decoded, at: now, block: block.pointee.hash))
+    block.pointee.stage = .checking
+    block.pointee.assembly.check = nil
+    return true
+  }
+
+  // MARK: Checking
+
+  /// Parses what was missing, then runs all checks of the body; both for blocks that came in and for submitted ones.
+  private mutating func check(
+    _ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let block = blocks[slot]
+    if block.pointee.assembly.check == nil {
+      guard let parsed = parse(slot) else {
+        bodyFailed(slot, now: now, into: &sink)
+        return blocks.isPresent(slot) && blocks[slot].pointee.hasWork
+      }
+      let rules = configuration.network.bodyRules(height: block.pointee.height)
+      block.pointee.assembly.check = BodyCheck(parsed, rules: rules)
+    }
+    let verdict = withBodyBytes(slot) { bytes in
+      block.pointee.assembly.check!.advance(in: bytes, budget: RelayCore.hashSlice)
+    }
+    counters.bytesHashed += UInt64(RelayCore.hashSlice)
+    guard let verdict else { return true }
+    switch verdict {
+    case .valid:
+      if block.pointee.stage == .submitted {
+        publish(slot, now: now, into: &sink)
+      } else {
+        complete(slot, now: now, into: &sink)
+      }
+    case .mutated:
+      bodyFailed(slot, now: now, into: &sink)
+    case .invalid:
+      // The header commits to this very body, and it breaks a rule: nobody should ever get it.
+      chain.invalidate(block.pointee.hash)
+      abandon(slot, reason: 2, now: now)
+    }
+    return blocks.isPresent(slot) && blocks[slot].pointee.hasWork
+  }
+
+  /// The body's bytes, from decoder or encoder.
+  func withBodyBytes<R>(_ slot: Int, _ body: (RawSpan) -> R) -> R {
+    body(blocks[slot].pointee.object(BlockState.bodySlot).pointee.bytes.bytes)
+  }
+
+  /// The block's structure with the ids that are known; nil when the bytes are no block of the announced layout.
+  private mutating func parse(_ slot: Int) -> ParsedBlock? {
+    let block = blocks[slot]
+    return withBodyBytes(slot) { (bytes) -> ParsedBlock? in
+      if block.pointee.assembly.layouts.isEmpty {
+        guard let parsed = try? ParsedBlock(parsing: bytes), parsed.header == block.pointee.header,
+          parsed.transactions.count == block.pointee.transactionCount
+        else { return nil }
+        return parsed
+      }
+      let header = block.pointee.headerBytes.withBytes { Hash256($0, at: 0) == Hash256(bytes, at: 0) }
+      guard header, let sketch = block.pointee.assembly.sketch else { return nil }
+      var layouts: [TransactionLayout] = []
+      layouts.reserveCapacity(sketch.transactionCount)
+      for index in 0..<sketch.transactionCount {
+        if let layout = block.pointee.assembly.layouts[index] {
+          layouts.append(layout)
+          continue
+        }
+        let range = sketch.range(index)
+        guard let layout = try? TransactionLayout(parsing: bytes.extracting(range)) else { return nil }
+        layouts.append(layout.moved(to: range.lowerBound))
+      }
+      var parsed = ParsedBlock(header: block.pointee.header, transactions: layouts, byteCount: bytes.byteCount)
+      for index in 0..<sketch.transactionCount where block.pointee.assembly.layouts[index] != nil {
+        parsed.setHashes(
+          of: index, txid: block.pointee.assembly.txids[index], wtxid: block.pointee.assembly.wtxids[index])
+      }
+      return parsed
+    }
+  }
+}

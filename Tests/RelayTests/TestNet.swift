@@ -1,0 +1,205 @@
+import Bitcoin
+import Ground
+import Mempool
+import RealBlocks
+import Relay
+import Session
+
+/// Relays joined in memory by links with delay and loss, under a virtual clock: a few lines, so that a test can see and
+/// touch every packet. (The simulator is the real thing for figures.)
+final class TestNet {
+  struct Packet {
+    var at: Instant
+    var order: Int
+    var from: Int
+    var to: Int
+    var bytes: [UInt8]
+  }
+
+  var now = Instant(nanoseconds: 1_000_000_000)
+  var random: SeededRandom
+  let count: Int
+  private let cores: UnsafeMutablePointer<RelayCore>
+  private let sinks: UnsafeMutablePointer<TestSink>
+  private var heap: [Packet] = []
+  private var order = 0
+  /// One-way delay and loss of each direction.
+  var delay: [[Interval]]
+  var loss: [[Double]]
+  /// Changes, drops (nil) or just watches datagrams.
+  var filter: (TestNet, Int, Int, [UInt8]) -> [UInt8]? = { _, _, _, bytes in bytes }
+  private(set) var events: [[RelayEvent]]
+  var datagrams: [[Int]]
+  let identities: [Identity]
+
+  /// `links[a]` lists the neighbours of relay a; `trust(a, b)` says whether a trusts b.
+  init(
+    _ links: [[Int]], block: [UInt8], height: Int, delay: Interval = .milliseconds(10 as Int64), seed: UInt64 = 1,
+    trust: (Int, Int) -> Bool = { _, _ in true }, configure: (Int, inout RelayConfiguration) -> Void = { _, _ in }
+  ) {
+    count = links.count
+    random = SeededRandom(seed: seed)
+    identities = (0..<links.count).map { Identity(generatedFrom: .predictable(seed: seed &* 1_000 + UInt64($0))) }
+    self.delay = Array(repeating: Array(repeating: delay, count: links.count), count: links.count)
+    loss = Array(repeating: Array(repeating: 0, count: links.count), count: links.count)
+    events = Array(repeating: [], count: links.count)
+    datagrams = Array(repeating: Array(repeating: 0, count: links.count), count: links.count)
+    cores = .allocate(capacity: links.count)
+    sinks = .allocate(capacity: links.count)
+    let overlay = OverlaySecret(generatedFrom: .predictable(seed: seed))
+    let header = try! BlockHeader(parsing: block.span.bytes)
+    for node in 0..<links.count {
+      (sinks + node).initialize(to: TestSink())
+      var configuration = RelayConfiguration(
+        identity: identities[node], overlay: overlay,
+        links: links[node].map { peer in
+          RelayLink(
+            id: LinkID(UInt16(peer)), peer: identities[peer].publicKey, address: TestNet.address(peer),
+            isTrusted: trust(node, peer), expectedDelay: delay)
+        },
+        network: .mainnet,
+        anchor: HeaderChain.Anchor(
+          hash: header.previous, height: height - 1, bits: header.bits, time: header.time - 600,
+          medianTimePast: header.time - 3_600),
+        unixNanosecondsAtZero: Int64(header.time) * 1_000_000_000,
+        randomness: .predictable(seed: seed + 77 + UInt64(node)),
+        seed: seed + UInt64(node))
+      configuration.store = StoreLimits(nodeCount: 20_000, nodeBytes: 32 << 20, nodeInputs: 100_000)
+      configure(node, &configuration)
+      (cores + node).initialize(to: RelayCore(configuration))
+    }
+  }
+
+  deinit {
+    cores.deinitialize(count: count)
+    sinks.deinitialize(count: count)
+    cores.deallocate()
+    sinks.deallocate()
+  }
+
+  static func address(_ node: Int) -> PeerAddress { PeerAddress(ipv4: 10, 0, 0, UInt8(node), port: 8_000) }
+  static func node(_ address: PeerAddress) -> Int { Int(address.low & 0xFF) }
+
+  /// Calls into a relay, then takes its events and packets.
+  func with<R>(_ node: Int, _ body: (inout RelayCore, inout TestSink, Instant) throws -> R) rethrows -> R {
+    defer { collect(node) }
+    return try body(&cores[node], &sinks[node], now)
+  }
+
+  private func collect(_ node: Int) {
+    while let event = cores[node].nextEvent() { events[node].append(event) }
+    let sent = sinks[node].sent
+    sinks[node].sent.removeAll(keepingCapacity: true)
+    for (address, bytes) in sent {
+      let to = TestNet.node(address)
+      datagrams[node][to] += 1
+      guard let bytes = filter(self, node, to, bytes) else { continue }
+      if random.chance(loss[node][to]) { continue }
+      order += 1
+      push(Packet(at: now + delay[node][to], order: order, from: node, to: to, bytes: bytes))
+    }
+  }
+
+  private func push(_ packet: Packet) {
+    // Binary insertion from the end: packets come nearly in order.
+    var low = 0
+    var high = heap.count
+    while low < high {
+      let middle = (low + high) / 2
+      let other = heap[middle]
+      if (other.at, other.order) > (packet.at, packet.order) { low = middle + 1 } else { high = middle }
+    }
+    heap.insert(packet, at: low)
+  }
+
+  func start() {
+    for node in 0..<count { with(node) { core, sink, now in core.start(now: now, into: &sink) } }
+  }
+
+  /// Runs until `until` holds or `limit` of virtual time has passed; true in the first case.
+  @discardableResult
+  func run(_ limit: Interval, until: () -> Bool = { false }) -> Bool {
+    let end = now + limit
+    while !until() {
+      var next = heap.last?.at ?? .never
+      var who = -1
+      for node in 0..<count where cores[node].nextDeadline < next {
+        next = cores[node].nextDeadline
+        who = node
+      }
+      if next > end {
+        now = end
+        return until()
+      }
+      now = max(now, next)
+      if who >= 0 {
+        // A core with work to do takes 50 µs of virtual time for a slice.
+        if cores[who].nextDeadline < now { now = now + .microseconds(50) }
+        with(who) { core, sink, now in core.deadlinePassed(now: now, into: &sink) }
+        continue
+      }
+      var packet = heap.removeLast()
+      with(packet.to) { core, sink, now in
+        packet.bytes.withUnsafeMutableBytes { bytes in
+          var span = MutableRawSpan(_unsafeBytes: bytes)
+          core.receive(&span, from: TestNet.address(packet.from), arrival: now, now: now, into: &sink)
+        }
+        core.batchEnded(now: now, into: &sink)
+      }
+    }
+    return true
+  }
+
+  func events(_ node: Int, _ kind: RelayEvent.Kind) -> [RelayEvent] { events[node].filter { $0.kind == kind } }
+  func isComplete(_ node: Int, _ hash: Hash256) -> Bool {
+    with(node) { core, _, _ in core.report(of: hash)?.isComplete ?? false }
+  }
+
+  /// Fills a relay's mempool with the block's transactions but for a share.
+  func fill(_ node: Int, _ block: ParsedBlock, _ bytes: [UInt8], missing: Double) {
+    var random = random.fork()
+    with(node) { core, _, _ in
+      core.withMempool { store in
+        for index in 1..<block.transactions.count where !random.chance(missing) {
+          _ = try? store.insert(
+            block.transactions[index], in: bytes.span.bytes, txid: block.txids[index], wtxid: block.wtxids[index],
+            as: .node)
+        }
+      }
+    }
+  }
+}
+
+/// Hands on what a core sends; a queue as long as memory.
+struct TestSink: DatagramSink, ~Copyable {
+  var addresses: [LinkID: PeerAddress] = [:]
+  var sent: [(PeerAddress, [UInt8])] = []
+  var room = 1 << 20
+  var dropped = 0
+
+  mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate) { addresses[link] = address }
+  mutating func remove(_ link: LinkID) { addresses[link] = nil }
+
+  mutating func send(
+    on link: LinkID, urgency: Urgency, flow: FlowID, capacity: Int, _ write: (inout MutableRawSpan) -> Int
+  ) -> Bool {
+    guard let address = addresses[link] else { return false }
+    return reply(to: address, capacity: capacity, write)
+  }
+
+  mutating func reply(to address: PeerAddress, capacity: Int, _ write: (inout MutableRawSpan) -> Int) -> Bool {
+    var bytes = [UInt8](repeating: 0, count: capacity)
+    let count = bytes.withUnsafeMutableBytes { buffer in
+      var span = MutableRawSpan(_unsafeBytes: buffer)
+      return write(&span)
+    }
+    if count > 0 { sent.append((address, Array(bytes.prefix(count)))) }
+    return true
+  }
+
+  mutating func drop(flow: FlowID, on link: LinkID) -> Int {
+    dropped += 1
+    return 0
+  }
+  func room(on link: LinkID) -> Int { room }
+}
