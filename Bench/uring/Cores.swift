@@ -157,7 +157,7 @@ struct PingCore: DatagramCore {
   }
   mutating func ping(_ sink: inout some DatagramSink & ~Copyable) {
     begun = SystemClock.now()
-    deadline = begun + .milliseconds(Int64(50))
+    deadline = begun + .seconds(1)
     let count = bytes
     sink.send(on: LinkID(0), urgency: .control, flow: .none, capacity: count) { _ in count }
   }

@@ -20,6 +20,7 @@ func wait(_ seconds: Double) { usleep(UInt32(seconds * 1e6)) }
 func configuration(cpu: Int, _ change: (inout EngineConfiguration) -> Void = { _ in }) -> EngineConfiguration {
   var c = EngineConfiguration(listen: [.loopbackIPv4])
   c.cpu = cpu
+  c.maxDatagramBytes = bytes
   if let room = Harness.options("room").first.flatMap({ Int($0) }) { c.roomUnlimited = room }
   if let buffers = Harness.options("buffers").first.flatMap({ Int($0) }) { c.receiveBuffers = buffers }
   change(&c)
@@ -238,6 +239,10 @@ if wants("pacing") {
       wait(seconds)
       sender.stop()
       receiver.stop()
+      if CommandLine.arguments.contains("--verbose") {
+        let late = sender.handle.snapshot()[.wakeLateness]
+        FileHandle.standardError.write(Data("\(name) wake-ups late by up to 2^n ns: \(late.prefix(26))\n".utf8))
+      }
       let count = meter.count.load(ordering: .acquiring)
       let span = meter.last.load(ordering: .acquiring) - meter.first.load(ordering: .acquiring)
       let achieved = Double(count - 1) * Double(wireBytes * 8) / (Double(span) / 1e9)

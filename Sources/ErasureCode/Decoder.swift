@@ -7,7 +7,7 @@ import CKernels
 /// date between packets; `finish` then only solves what is left (CODE.md).
 ///
 /// Memory: at most 8 × the object + 16 batches of 256 chunks + 0.5 MB, all of it set aside by `init` or a larger
-/// `reset` and touched only as needed. Calls for a packet allocate nothing.
+/// `reset` and touched only as needed.
 public struct Decoder: ~Copyable, @unchecked Sendable {
   public private(set) var shape: ObjectShape
   public let kernel: Kernel
@@ -18,29 +18,29 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   /// Bytes told since the transform was begun.
   var late: LateRanges
   /// Blocks told since then, or that a withdrawal or a full list makes the transform miss.
-  private var lateBlocks = 0
+  var lateBlocks = 0
   /// Blocks that the transform covers.
-  private var baseBlocks = 0
+  var baseBlocks = 0
   /// Rows can't be brought up to date from the transform and the list: the transform must be made anew.
-  private var mustTransform = false
-  private var solved = false
+  var mustTransform = false
+  var solved = false
 
   // Repair chunks in order of arrival.
-  private var raw = AlignedBytes()
+  var raw = AlignedBytes()
   var syndromes = AlignedBytes()
   /// Points of the repair chunks held.
-  private var pointStore = AlignedBytes()
+  var pointStore = AlignedBytes()
   /// For each: entries of `late` in its syndrome, -1 for no syndrome yet.
-  private var appliedStore = AlignedBytes()
-  private var heldBits = AlignedBytes(65_536 / 8)
+  var appliedStore = AlignedBytes()
+  var heldBits = AlignedBytes(65_536 / 8)
   /// Repair chunks held.
-  public private(set) var repairsHeld = 0
+  public internal(set) var repairsHeld = 0
   /// Some syndrome was made since the list was cleared.
-  private var anySyndrome = false
-  private var sourceBits = AlignedBytes(ObjectShape.maxSourceChunks / 8)
+  var anySyndrome = false
+  var sourceBits = AlignedBytes(ObjectShape.maxSourceChunks / 8)
   var solver = Solver()
   /// Repair chunks added since the known bytes changed.
-  private var repairsSinceChange = 0
+  var repairsSinceChange = 0
 
   public init(_ shape: ObjectShape, kernel: Kernel = .best) {
     self.shape = shape
@@ -59,7 +59,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     prepareMemory()
   }
 
-  private mutating func prepareMemory() {
+  mutating func prepareMemory() {
     let bytes = shape.paddedByteCount
     data.reserve(bytes)
     data.zero(0..<bytes)
@@ -82,7 +82,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   }
 
   var points: UnsafeMutablePointer<UInt32> { pointStore.bound(to: UInt32.self) }
-  private var applied: UnsafeMutablePointer<Int32> { appliedStore.bound(to: Int32.self) }
+  var applied: UnsafeMutablePointer<Int32> { appliedStore.bound(to: Int32.self) }
 
   // MARK: What is there
 
@@ -221,9 +221,9 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     if canSync, canMakeRow(x), late.blocks <= Work.slice / 4 { sync(slot) }
   }
 
-  private func heldBit(_ x: Int) -> Bool { heldBits.base[x / 8] >> UInt8(x % 8) & 1 == 1 }
+  func heldBit(_ x: Int) -> Bool { heldBits.base[x / 8] >> UInt8(x % 8) & 1 == 1 }
 
-  private func holdsSame(_ x: Int, _ bytes: RawSpan) -> Bool {
+  func holdsSame(_ x: Int, _ bytes: RawSpan) -> Bool {
     var slot = 0
     while points[slot] != UInt32(x) { slot += 1 }
     let held = UnsafeRawBufferPointer(start: raw.base + slot * shape.chunkSize, count: shape.chunkSize)
@@ -258,7 +258,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     eachUntoldRun { decoder, range in decoder.data.zero(range) }
   }
 
-  private mutating func eachUntoldRun(_ body: (inout Decoder, Range<Int>) -> Void) {
+  mutating func eachUntoldRun(_ body: (inout Decoder, Range<Int>) -> Void) {
     for chunk in 0..<shape.sourceCount where coverage.unknown(inChunk: chunk) > 0 {
       let range = shape.range(ofChunk: chunk)
       var at = range.lowerBound
@@ -271,7 +271,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   }
 
   /// Stores bytes not told before; the first one that contradicts, in which case nothing is stored.
-  private mutating func store(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) -> Int? {
+  mutating func store(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) -> Int? {
     if solved {
       for i in range where data.base[i] != bytes[i - range.lowerBound] { return i }
       return nil
@@ -301,7 +301,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     return nil
   }
 
-  private mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
+  mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
     (data.base + range.lowerBound).update(from: bytes, count: range.count)
     coverage.insert(range)
     solver.forget()
@@ -324,225 +324,4 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
       mustTransform = !shape.isDirect
     }
   }
-
-  // MARK: Work between packets
-
-  private mutating func forgetSyndromes() {
-    for slot in 0..<repairsHeld { applied[slot] = -1 }
-    anySyndrome = false
-    solver.forget()
-  }
-
-  /// Nothing stands in the way of making syndromes but rows of the transform.
-  private var canSync: Bool { !mustTransform && spectrum.state != .building }
-
-  private func canMakeRow(_ x: Int) -> Bool {
-    shape.isDirect || spectrum.state == .empty || spectrum.isReady(x)
-  }
-
-  /// Multiplications to make the transform and the rows that are held or to come.
-  private mutating func transformCost() -> Int {
-    let rows = repairsHeld + needed
-    return shape.strips * (shape.groupTransformBlocks + shape.sourceCount * (1 + rows / 128) + rows * 4)
-  }
-
-  /// Is the transform out of date by so much that making it anew is cheaper than adding the late ranges row by row?
-  private mutating func isTransformOutdated() -> Bool {
-    if shape.isDirect { return false }
-    return mustTransform || lateBlocks * (repairsHeld + needed) > transformCost()
-  }
-
-  /// Should it be made now? Not while so much more is to come that it would be outdated again soon: what is left to
-  /// come must be cheap to add row by row, or else be less than what the new transform adds, so that the number of
-  /// transforms stays logarithmic.
-  private mutating func isTransformDue() -> Bool {
-    guard isTransformOutdated() else { return false }
-    let rows = repairsHeld + needed
-    let unknownBlocks = coverage.unknownSymbols / 32
-    return needed * rows * shape.strips <= transformCost() || lateBlocks >= max(baseBlocks, unknownBlocks)
-  }
-
-  private mutating func beginTransform() {
-    baseBlocks = (shape.sourceCount * shape.columns - coverage.unknownSymbols) / 32
-    spectrum.begin()
-    late.clear()
-    lateBlocks = 0
-    mustTransform = false
-    forgetSyndromes()
-  }
-
-  /// Keeps the syndromes up to date, as far as `budget` goes: at least one step, at most one step more than the budget.
-  /// Call it between packets, and once the known ranges are told.
-  public mutating func work(_ budget: Int = Work.slice) -> WorkStatus {
-    if isComplete { return .idle }
-    var left = budget
-    while left > 0 {
-      if spectrum.state == .building {
-        left -= spectrum.step(data.base)
-      } else if isTransformDue() {
-        beginTransform()
-      } else if isTransformOutdated() {
-        return .idle
-      } else if let cost = syncOne() {
-        left -= cost
-      } else if let cost = prefetch() {
-        left -= cost
-      } else if let cost = scaleOne() {
-        left -= cost
-      } else {
-        return .idle
-      }
-    }
-    return .more
-  }
-
-  /// Brings one syndrome up to date, or works on the batch it needs; the work done, or nil if all are up to date.
-  private mutating func syncOne() -> Int? {
-    var slot = 0
-    while slot < repairsHeld, applied[slot] == late.count { slot += 1 }
-    if slot == repairsHeld { return nil }
-    let x = Int(points[slot])
-    if applied[slot] < 0, !canMakeRow(x) { return spectrum.evaluate(x, large: repairsHeld + needed > 128) }
-    let before = max(0, Int(applied[slot]))
-    sync(slot)
-    return max(shape.strips, before < late.count ? late.blocks : 0)
-  }
-
-  /// Row of known data at the chunk's point, xored onto the chunk: zero if nothing were unknown.
-  private mutating func sync(_ slot: Int) {
-    let x = Int(points[slot])
-    let row = syndromes.base + slot * shape.chunkSize
-    anySyndrome = true
-    if applied[slot] < 0 {
-      row.update(from: raw.base + slot * shape.chunkSize, count: shape.chunkSize)
-      if shape.isDirect {
-        addKnownDirectly(x, to: row)
-        applied[slot] = Int32(late.count)
-        return
-      }
-      if spectrum.state == .ready { spectrum.add(x, to: row) }
-      applied[slot] = 0
-    }
-    late.add(from: Int(applied[slot]), data.base, shape, kernel, x: x, to: row)
-    applied[slot] = Int32(late.count)
-  }
-
-  private func addKnownDirectly(_ x: Int, to row: UnsafeMutablePointer<UInt8>) {
-    let generator = Generator(bits: shape.bits)
-    for chunk in 0..<shape.sourceCount {
-      kernel.ops.pointee.split(solver.row.base, 64, data.base + chunk * shape.chunkSize, 64, shape.strips)
-      kernel.ops.pointee.muladd(row, solver.row.base, shape.strips, generator.entry(x, chunk))
-    }
-  }
-
-  /// Works on the batch of the indexes that follow the last one, before they come.
-  private mutating func prefetch() -> Int? {
-    guard !shape.isDirect, spectrum.state == .ready, repairsHeld > 0, needed > 0 else { return nil }
-    let last = Int(points[repairsHeld - 1])
-    for x in [last + 1, last + min(8, needed)] where x < 65_536 && !spectrum.isReady(x) {
-      return spectrum.evaluate(x)
-    }
-    return nil
-  }
-
-  /// Makes the solver's plan or scales one syndrome by it: the part of the solution that needs no more chunks. Only for
-  /// few unknowns, and when what is known seems to stay, since each change of it begins this anew.
-  private mutating func scaleOne() -> Int? {
-    let most = coverage.mostUnknown()
-    guard most <= 256, repairsSinceChange >= 2 else { return nil }
-    if !solver.isPlanned { return solver.plan(shape, coverage) }
-    for slot in 0..<min(repairsHeld, most) where !solver.isScaled(slot) && applied[slot] == Int32(late.count) {
-      return solver.scaleRow(slot, Int(points[slot]), syndromes.base + slot * shape.chunkSize, shape, kernel)
-    }
-    return nil
-  }
-
-  // MARK: The end
-
-  /// Completes the object. After the last packet needed, with `work` having kept up, only the small systems are left.
-  /// - Throws: `ErasureError.needsMore`.
-  public mutating func finish() throws(ErasureError) {
-    if isComplete { return }
-    let missing = needed
-    guard missing == 0 else { throw .needsMore(missing) }
-    if spectrum.state != .building, isTransformOutdated() { beginTransform() }
-    while spectrum.state == .building { _ = spectrum.step(data.base) }
-    if mustTransform {
-      beginTransform()
-      while spectrum.state == .building { _ = spectrum.step(data.base) }
-    }
-    let count = coverage.mostUnknown()
-    for slot in 0..<count where applied[slot] != Int32(late.count) {
-      let x = Int(points[slot])
-      if applied[slot] < 0 {
-        while !canMakeRow(x) { _ = spectrum.evaluate(x, large: count > 128) }
-      }
-      sync(slot)
-    }
-    solver.solve(
-      shape, kernel, coverage, count: count, points: points, syndromes: syndromes.base, data: data.base)
-    solved = true
-  }
-
-  /// Makes transform and list cover the solved bytes too, for the encoder that takes them over.
-  mutating func closeTransform() {
-    if shape.isDirect { return }
-    var fits = !mustTransform && spectrum.state != .building
-    if fits, solved {
-      let size = shape.chunkSize
-      eachUntoldRun { decoder, range in
-        let chunk = range.lowerBound / size
-        let from = range.lowerBound - chunk * size
-        fits = fits && decoder.late.append(chunk: chunk, from: from, to: from + range.count)
-      }
-    }
-    if !fits || late.blocks > 32 * shape.strips {
-      late.clear()
-      spectrum.begin()
-    }
-  }
-
-  // MARK: Blame
-
-  /// Which of the chunks and ranges told or held disagree with the true object. Reopens a solved decoder.
-  /// - Throws: `ErasureError.wrongSize` unless `truth` has exactly `shape.byteCount` bytes.
-  public mutating func wrongChunks(_ truth: RawSpan) throws(ErasureError) -> WrongChunks {
-    var encoder = try Encoder(truth, shape: shape, kernel: kernel)
-    reopen()
-    var wrong = WrongChunks()
-    truth.withUnsafeBytes { true_ in
-      for chunk in 0..<shape.sourceCount {
-        let range = shape.range(ofChunk: chunk)
-        var at = range.lowerBound
-        while at < range.upperBound {
-          let run = coverage.run(from: at, limit: range.upperBound)
-          at = run.range.upperBound
-          guard run.told, let first = run.range.first(where: { data.base[$0] != true_[$0] }) else { continue }
-          let last = run.range.last(where: { data.base[$0] != true_[$0] })!
-          wrong.ranges.append(first..<last + 1)
-          let isSource = sourceBits.base[chunk / 8] >> UInt8(chunk % 8) & 1 == 1
-          if isSource, wrong.sources.last != chunk { wrong.sources.append(chunk) }
-        }
-      }
-    }
-    for slot in 0..<repairsHeld {
-      let index = Int(points[slot]) - shape.points
-      let held = UnsafeBufferPointer(start: raw.base + slot * shape.chunkSize, count: shape.chunkSize)
-      if try !encoder.repair(index).elementsEqual(held) { wrong.repairs.append(index) }
-    }
-    return wrong
-  }
-}
-
-/// What `Decoder.wrongChunks` found.
-public struct WrongChunks: Hashable, Sendable {
-  /// Byte ranges of the object, one or more a chunk, from the first to the last wrong byte of a run that was told.
-  public var ranges: [Range<Int>] = []
-  /// Source chunks that came as such, whole or in part, and lie in such a range.
-  public var sources: [Int] = []
-  /// Indexes of repair chunks.
-  public var repairs: [Int] = []
-
-  public init() {}
-  public var isEmpty: Bool { ranges.isEmpty && sources.isEmpty && repairs.isEmpty }
 }

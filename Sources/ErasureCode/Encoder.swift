@@ -5,7 +5,7 @@ import CKernels
 /// The first use transforms the object (0.2 to 0.5 ms for a block; `prepare` does it in slices), after which repair
 /// chunks come in batches of 64 and, where indexes go on, 256. Sixteen batches are kept, so that as many runs of
 /// indexes, one a peer say, advance side by side at the price of one. Objects of up to 40 chunks need no preparation.
-/// Memory: at most 3 × the object + 16 batches of 256 chunks. Nothing allocates after `init`.
+/// Memory: at most 3 × the object + 16 batches of 256 chunks.
 public struct Encoder: ~Copyable, @unchecked Sendable {
   public private(set) var shape: ObjectShape
   let kernel: Kernel
@@ -167,6 +167,6 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
       while !spectrum.isReady(x) { _ = spectrum.evaluate(x) }
       spectrum.copy(x, to: out)
     }
-    late.add(from: 0, source.base, shape, kernel, x: x, to: out)
+    _ = late.add(from: 0, source.base, shape, kernel, x: x, to: out)
   }
 }

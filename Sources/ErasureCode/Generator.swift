@@ -43,13 +43,16 @@ struct LateRanges: ~Copyable {
     return true
   }
 
-  /// Adds the contribution of ranges `first...` to the row at point `x`.
+  /// Adds the contribution of ranges `first...` to the row at point `x`, until `limit` blocks are multiplied. Returns the
+  /// first range not added and the number of blocks.
   func add(
     from first: Int, _ source: UnsafePointer<UInt8>, _ shape: ObjectShape, _ kernel: Kernel, x: Int,
-    to row: UnsafeMutablePointer<UInt8>
-  ) {
+    to row: UnsafeMutablePointer<UInt8>, limit: Int = .max
+  ) -> (next: Int, blocks: Int) {
     let generator = Generator(bits: shape.bits)
+    var done = 0
     for index in first..<max(first, count) {
+      if done >= limit { return (index, done) }
       let entry = entries[index]
       let (chunk, from, to) = (Int(entry.chunk), Int(entry.from), Int(entry.to))
       let begin = from / 64 * 64
@@ -62,6 +65,8 @@ struct LateRanges: ~Copyable {
       let blocks = (end - begin) / 64
       kernel.ops.pointee.split(bytes + begin, 64, bytes + begin, 64, blocks)
       kernel.ops.pointee.muladd(row + begin, bytes + begin, blocks, generator.entry(x, chunk))
+      done += blocks
     }
+    return (max(first, count), done)
   }
 }

@@ -1,6 +1,9 @@
 /// Fixed-size places for datagrams on their way out, with what is known of each. Lists of places are chained through
-/// `next`, so that queueing, dropping and handing over move no bytes and allocate nothing. Last freed is first reused:
-/// it is warm in the cache.
+/// `next`, so that queueing, dropping and handing over move no bytes and allocate nothing.
+///
+/// Last freed is first reused, because it is warm in the cache, and a train's places come back in the order they had.
+/// Places follow one another without gaps: so a train of full-length datagrams tends to be one piece of memory, which
+/// the kernel copies more than twice as fast as fifty pieces.
 package struct DatagramPool: ~Copyable {
   package struct Place {
     package var flow: UInt64 = 0
@@ -20,9 +23,7 @@ package struct DatagramPool: ~Copyable {
 
   package init(count: Int, bytesEach: Int) {
     self.count = count
-    // Whole cache lines, and an odd number of them: places don't pile up in the same cache sets.
-    let lines = (bytesEach + 63) / 64
-    self.bytesEach = (lines | 1) * 64
+    self.bytesEach = bytesEach
     places = .allocate(capacity: count)
     places.initialize(repeating: Place(), count: count)
     memory = .allocate(byteCount: count * self.bytesEach, alignment: 64)
@@ -54,18 +55,11 @@ package struct DatagramPool: ~Copyable {
     freeCount += 1
   }
 
-  /// Gives back a whole chain; returns how many places it had.
-  @discardableResult
-  package mutating func giveBack(chain head: Int32) -> Int {
-    var at = head
-    var n = 0
-    while at >= 0 {
-      let next = places[Int(at)].next
-      giveBack(at)
-      at = next
-      n += 1
-    }
-    return n
+  /// Gives back a chain of `count` places, in its order.
+  @inline(__always) package mutating func giveBack(chain head: Int32, last: Int32, count: Int) {
+    places[Int(last)].next = free
+    free = head
+    freeCount += count
   }
 }
 

@@ -14,7 +14,7 @@ public struct EngineConfiguration: Sendable {
   /// A host with several addresses names them one by one, so that replies leave from the address that was asked.
   public var listen: [PeerAddress]
   /// UDP payload bytes of the largest datagram sent, 1…65,507. Keep IP packets below the path's MTU: they are never
-  /// fragmented.
+  /// fragmented. Sending is fastest when most datagrams have exactly this length.
   public var maxDatagramBytes = 1_232
   /// Of the whole site, over all links.
   public var uplink = LinkRate.unlimited

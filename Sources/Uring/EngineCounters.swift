@@ -11,7 +11,8 @@ public enum EngineCounter: Int, CaseIterable, Sendable {
   case dropUnknownLink, dropQueueFull, dropPoolExhausted, dropTooLarge, dropReplyBudget, dropReplyUnroutable
   // Datagrams queued and not sent.
   case dropByFlow, dropLinkRemoved, dropSendFailed, dropAtStop
-  // Datagrams received and not handed on.
+  // Datagrams received and not handed on. `dropSocketBuffer` is the kernel's count (SO_RXQ_OVFL): it counts a coalesced
+  // train once; known with the next datagram, within a second under traffic, and at the stop.
   case dropSocketBuffer, dropTruncated, dropBadSource, dropWhileStopping
   /// Receives that ended for want of buffers: nothing is lost, datagrams wait in the socket buffer.
   case buffersExhausted

@@ -14,7 +14,7 @@ extension EngineOutput {
     uplink.begin(now)
     var budget = EngineOutput.trainsPerPass
     while replyCount > 0 {
-      if !uplink.allows(now) { return uplink.wake(waitingBytes: 0) }
+      if !uplink.allows(now) { return uplink.wake(more: 0, lateness: .zero) }
       guard sendReply(&trains, &ring) else { return .never }
     }
     var wake = Instant.never
@@ -31,16 +31,20 @@ extension EngineOutput {
           if from <= distance { break }
           distance = from
           if trains.freeCount == 0 { return .never }
-          if !uplink.allows(now) { return uplink.wake(waitingBytes: queuedTotalBytes) }
+          // Control datagrams don't wait for company.
+          let first = Int(pool.places[Int(links[index].lists[urgency].head)].length)
+          let more = urgency == 0 ? 0 : links[index].queuedBytes - first
+          let moreInAll = urgency == 0 ? 0 : queuedTotalBytes - first
+          if !uplink.isReady(now, more: moreInAll) { return uplink.wake(more: moreInAll, lateness: wakeLateness) }
           if budget == 0 { return now }
           links[index].bucket.begin(now)
-          if links[index].bucket.allows(now) {
+          if links[index].bucket.isReady(now, more: more) {
             guard sendTrain(index, urgency, now, &trains, &ring) else { return now }
             cursors[urgency] = index
             progress = true
             budget -= 1
           } else {
-            wake = min(wake, links[index].bucket.wake(waitingBytes: links[index].queuedBytes))
+            wake = min(wake, links[index].bucket.wake(more: more, lateness: wakeLateness))
           }
           index = nextActive(urgency, after: index)
         }
@@ -78,12 +82,21 @@ extension EngineOutput {
     let segment = pool.places[Int(head)].length
     var last = head
     var count = 0
+    var pieces = 0
+    var end = UnsafeMutableRawPointer(bitPattern: 0)
     var bytes = 0
     repeat {
       let place = list.head
       let length = Int(pool.places[Int(place)].length)
       list.head = pool.places[Int(place)].next
-      vector[count] = iovec(iov_base: pool.bytes(place), iov_len: length)
+      let start = pool.bytes(place)
+      if start == end {
+        vector[pieces - 1].iov_len += length
+      } else {
+        vector[pieces] = iovec(iov_base: start, iov_len: length)
+        pieces += 1
+      }
+      end = start + length
       bucket.take(length + overhead)
       uplink.take(length + overhead)
       count += 1
@@ -107,7 +120,8 @@ extension EngineOutput {
     queuedTotalBytes -= bytes
     queuedTotal -= count
     trains.trains[id] = Trains.Train(
-      head: head, tail: last, count: count, bytes: bytes, link: Int32(index), generation: link.pointee.generation,
+      head: head, tail: last, count: count, pieces: pieces, bytes: bytes, link: Int32(index),
+      generation: link.pointee.generation,
       urgency: UInt8(urgency), attempts: 0, socket: link.pointee.socket)
     trains.address(
       id, link.pointee.address, ipv4Socket: sockets[Int(link.pointee.socket)].isIPv4, segment: Int(segment))
@@ -126,7 +140,7 @@ extension EngineOutput {
     pool.places[Int(reply.place)].next = -1
     trains.vectors[id * Trains.maxSegments] = iovec(iov_base: pool.bytes(reply.place), iov_len: length)
     trains.trains[id] = Trains.Train(
-      head: reply.place, tail: reply.place, count: 1, bytes: length, link: -1, socket: reply.socket)
+      head: reply.place, tail: reply.place, count: 1, pieces: 1, bytes: length, link: -1, socket: reply.socket)
     trains.address(id, reply.address, ipv4Socket: sockets[Int(reply.socket)].isIPv4, segment: length)
     return hand(id, &trains, &ring)
   }
@@ -153,7 +167,7 @@ extension EngineOutput {
         counters.add(.sentDatagrams, link: link, train.count)
         counters.add(.sentBytes, link: link, train.bytes)
       }
-      pool.giveBack(chain: train.head)
+      pool.giveBack(chain: train.head, last: train.tail, count: train.count)
       trains.giveBack(id)
       return
     }
@@ -186,7 +200,7 @@ extension EngineOutput {
       }
     }
     fail(train, error)
-    pool.giveBack(chain: train.head)
+    pool.giveBack(chain: train.head, last: train.tail, count: train.count)
     trains.giveBack(id)
   }
 
@@ -233,7 +247,7 @@ extension EngineOutput {
       queuedTotal += train.count
     } else {
       counters.add(train.link < 0 ? .dropSendFailed : .dropLinkRemoved, train.count)
-      pool.giveBack(chain: train.head)
+      pool.giveBack(chain: train.head, last: train.tail, count: train.count)
     }
     trains.giveBack(id)
   }

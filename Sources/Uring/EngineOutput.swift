@@ -58,6 +58,8 @@ struct EngineOutput: ~Copyable {
   var replyTokensAt: Instant
   var queuedTotalBytes = 0
   var queuedTotal = 0
+  /// What timed wake-ups are usually late by; kept by the engine.
+  var wakeLateness = Interval.zero
   /// Set by the engine before each call of the core.
   var now: Instant
   /// Where the datagram being handled came in; replies leave there.

@@ -12,7 +12,7 @@ package struct TokenBucket {
   /// Sixteenths of a nanosecond.
   private var due: UInt64 = 0
   private var credit: UInt64
-  /// Part of the credit that a waiter lets grow before it wakes, so that it sends trains rather than single datagrams.
+  /// Part of the credit that is let grow while more is waiting, so that trains leave rather than single datagrams.
   private var quantum: UInt64
 
   package static let burst = Interval.microseconds(100)
@@ -48,14 +48,22 @@ package struct TokenBucket {
   /// A datagram of so many bytes on the wire leaves.
   @inline(__always) package mutating func take(_ bytes: Int) { due &+= (UInt64(bytes) &* costPerByte &+ 65_535) >> 16 }
 
-  /// When to come back: as soon as a datagram may leave (`next`), or a little later when more is waiting, so that a
-  /// train goes at once.
-  @inline(__always) package func wake(waitingBytes: Int) -> Instant {
-    if isUnlimited { return .zero }
-    let waiting = (UInt64(min(waitingBytes, 1 << 20)) &* costPerByte) >> 16
-    return Instant(nanoseconds: (due &+ min(quantum, waiting) &+ 15) >> 4)
+  /// Sixteenths of a nanosecond by which a train is worth waiting for, when `more` bytes wait behind the first datagram.
+  @inline(__always) private func patience(_ more: Int) -> UInt64 {
+    min(quantum, (UInt64(min(max(more, 0), 1 << 20)) &* costPerByte) >> 16)
   }
 
-  /// When the next datagram may leave.
-  package var next: Instant { isUnlimited ? .zero : Instant(nanoseconds: (due &+ 15) >> 4) }
+  /// Whether a train may leave now and is worth sending: a lone datagram as soon as it may, several a little later,
+  /// together. After idleness always.
+  @inline(__always) package func isReady(_ now: Instant, more: Int) -> Bool {
+    now.nanoseconds << 4 >= due &+ patience(more)
+  }
+
+  /// When it will be ready, less the time that wake-ups are usually late by, but not before anything may leave.
+  @inline(__always) package func wake(more: Int, lateness: Interval) -> Instant {
+    if isUnlimited { return .zero }
+    let late = min(UInt64(max(lateness.nanoseconds, 0)) << 4, quantum)
+    let waiting = patience(more)
+    return Instant(nanoseconds: (due &+ (waiting > late ? waiting - late : 0) &+ 15) >> 4)
+  }
 }

@@ -14,7 +14,10 @@ struct Trains: ~Copyable {
   struct Train {
     var head: Int32 = -1
     var tail: Int32 = -1
+    /// Datagrams.
     var count = 0
+    /// Entries of its vector; adjacent datagrams share one.
+    var pieces = 0
     var bytes = 0
     /// -1 for a reply.
     var link: Int32 = -1
@@ -77,7 +80,7 @@ struct Trains: ~Copyable {
   /// Points the header at the address, and says the segment size when there are several datagrams.
   @inline(__always) func address(_ train: Int, _ address: PeerAddress, ipv4Socket: Bool, segment: Int) {
     headers[train].msg_namelen = SocketAddress.write(address, ipv4Socket: ipv4Socket, to: names + train * 32)
-    headers[train].msg_iovlen = trains[train].count
+    headers[train].msg_iovlen = trains[train].pieces
     if trains[train].count > 1 {
       let control = controls + train * Int(SEGMENT_CONTROL_BYTES)
       headers[train].msg_control = control

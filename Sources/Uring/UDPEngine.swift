@@ -67,7 +67,7 @@ public struct UDPEngine: ~Copyable {
   /// Runs until `handle.stop()`. The calling thread becomes the engine thread: it is named, pinned if so configured, and
   /// must not do anything else meanwhile.
   public consuming func run<Core: DatagramCore & ~Copyable>(_ core: inout Core) throws(RingError) {
-    prepareThread()
+    try prepareThread()
     try ring.activate()
     tick()
     core.start(now: now, into: &output)
@@ -89,11 +89,14 @@ public struct UDPEngine: ~Copyable {
     shutDown()
   }
 
-  private func prepareThread() {
+  private func prepareThread() throws(RingError) {
     configuration.threadName.withCString { thread_set_name($0) }
     // The default slack of 50 µs is what pacing and deadlines would be late by.
     thread_set_timer_slack(1)
-    if let cpu = configuration.cpu { _ = thread_pin(Int32(clamping: cpu)) }
+    if let cpu = configuration.cpu {
+      let error = thread_pin(Int32(clamping: cpu))
+      if error != 0 { throw .system(call: "pinning the engine thread to core \(cpu)", errno: error) }
+    }
   }
 
   /// Reads the clock.
@@ -127,7 +130,6 @@ public struct UDPEngine: ~Copyable {
       if handle.waker.isPending && configuration.wait == .spin { wakeCore(&core) }
       tick()
       if core.nextDeadline <= now {
-        counters.record(.wakeLateness, UInt64(clamping: (now - core.nextDeadline).nanoseconds))
         core.deadlinePassed(now: now, into: &output)
       }
     }
@@ -154,6 +156,14 @@ public struct UDPEngine: ~Copyable {
     }
     counters.add(.sleeps)
     ring.wait(wake == .never ? nil : wake - now)
+    let woke = SystemClock.now()
+    if woke >= wake {
+      let late = woke - wake
+      counters.record(.wakeLateness, UInt64(clamping: late.nanoseconds))
+      // A mean over the last eight or so; one great lateness (the thread was preempted) says little about the next.
+      let usual = output.wakeLateness
+      output.wakeLateness = usual + (min(late, .microseconds(100)) - usual) / 8
+    }
   }
 
   /// Arms whatever has ended.

@@ -43,7 +43,7 @@ struct RunningTests {
       let (a, b) = pair(network)
       network.run(for: .seconds(3))
       network.jitter = .milliseconds(30 as Int64)
-      network.tap = { _, _, bytes in bytes[0] >= 16 || !network.random.chance(0.2) }
+      network.tap = { [unowned network] _, _, bytes in bytes[0] >= 16 || !network.random.chance(0.2) }
       var sent = 0
       for i in 0..<1_000 {
         if i % 300 == 20 {
@@ -129,7 +129,7 @@ struct RunningTests {
     let (a, b) = pair(network, secondKnows: false)
     network.run(for: .seconds(1))
     var dropped = 0
-    network.tap = { from, _, bytes in
+    network.tap = { [unowned network] from, _, bytes in
       guard from === a, bytes[0] == 16, bytes.count == 33 + 32, network.random.chance(0.25) else { return true }
       dropped += 1
       return false

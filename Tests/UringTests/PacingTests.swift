@@ -16,11 +16,13 @@ struct PacingTests {
     while now < end {
       if let idle, idle.contains(now.nanoseconds) { now = Instant(nanoseconds: idle.upperBound + 1) }
       bucket.begin(now)
-      while bucket.allows(now) {
-        sent.append((now.nanoseconds, wire))
-        bucket.take(wire)
+      if bucket.isReady(now, more: 1 << 20) {
+        while bucket.allows(now) {
+          sent.append((now.nanoseconds, wire))
+          bucket.take(wire)
+        }
       }
-      let wake = bucket.wake(waitingBytes: 1 << 20)
+      let wake = bucket.wake(more: 1 << 20, lateness: .zero)
       now = max(wake, now + Interval(nanoseconds: 1)) + Interval(nanoseconds: Int64(random.below(lateness + 1)))
     }
     return sent
@@ -73,19 +75,35 @@ struct PacingTests {
     #expect(largestBurst(sent) <= 12_500)
   }
 
+  /// A lone datagram leaves as soon as it may; with more behind it a train is waited for, but never longer than a
+  /// quarter of the burst; and a wake-up never comes before anything may leave.
+  @Test func trainsAreWaitedFor() {
+    var bucket = TokenBucket(rate: LinkRate(bitsPerSecond: 5_000_000_000), fullDatagram: 1_228)
+    let now = Instant(nanoseconds: 5_000_000_000)
+    bucket.begin(now)
+    #expect(bucket.isReady(now, more: 1 << 20), "after idleness nothing waits")
+    while bucket.allows(now) { bucket.take(1_228) }
+    let lone = bucket.wake(more: 0, lateness: .zero)
+    let many = bucket.wake(more: 1 << 20, lateness: .zero)
+    #expect(lone > now && many > lone && many - lone <= .microseconds(25))
+    #expect(bucket.isReady(lone, more: 0) && !bucket.isReady(lone, more: 1 << 20))
+    #expect(bucket.isReady(many, more: 1 << 20))
+    #expect(bucket.wake(more: 1 << 20, lateness: .seconds(1)) == lone)
+  }
+
   @Test func unlimitedAndAbsurdRates() {
     var unlimited = TokenBucket(rate: .unlimited, fullDatagram: 1_228)
     #expect(unlimited.isUnlimited)
     let now = Instant(nanoseconds: 1)
     unlimited.begin(now)
     for _ in 0..<1_000 { unlimited.take(65_535) }
-    #expect(unlimited.allows(now) && unlimited.wake(waitingBytes: 1) <= now)
+    #expect(unlimited.isReady(now, more: 1) && unlimited.wake(more: 1, lateness: .zero) <= now)
     for rate in [1, 999, UInt64.max] {
       var bucket = TokenBucket(rate: LinkRate(bitsPerSecond: rate), fullDatagram: 65_535)
       bucket.begin(now)
       #expect(bucket.allows(now))
       for _ in 0..<100 { bucket.take(65_535) }
-      _ = bucket.wake(waitingBytes: .max)
+      #expect(bucket.wake(more: .max, lateness: .seconds(9)) > now)
     }
   }
 }
