@@ -59,7 +59,7 @@ let package = Package(
     room("Simulation", ["Ground", "Topology"]),
 
     room("Measurement", ["Ground"]),
-    room("RegtestNode", []),
+    room("RegtestNode", ["Bitcoin", "Ground"]),
     room("NodeBridge", ["Bitcoin", "Mempool", "Ground"]),
 
     // Real blocks and the ways to load them, for tests and benches.
@@ -73,6 +73,7 @@ let package = Package(
     // UringSupport counts the calling thread's allocations.
     tests("Session", ["Ground", "Wire", "UringSupport"]),
     tests("Measurement", ["Ground"]),
+    tests("NodeBridge", ["Bitcoin", "Ground", "Mempool", "RegtestNode", "Uring"]),
     tests("Topology", ["Ground"]),
     tests("Simulation", ["Ground", "Topology"]),
     .target(name: "UringSupport", path: "Tests/UringSupport"),

@@ -103,6 +103,7 @@ extension NodePeer {
     var methods: [DeliveryMethod] = []
     if takesCompact && block.transactions.count <= CompactBlock.maxTransactions { methods.append(.compactBlock) }
     if bytes.byteCount <= Framing.maxPayload { methods.append(.block) }
+    methods.removeAll { !configuration.deliveryMethods.contains($0) }
     let temperature = DeliveryStatistics.temperature(missingShare: share)
     guard let method = statistics.best(of: methods, temperature) else {
       host.note(.deliveryFailed(node: index, hash: hash))
@@ -181,7 +182,8 @@ extension NodePeer {
   ) {
     let delivery = deliveries[at]
     statistics.failed(delivery.method)
-    if !delivery.tried.contains(.block) && delivery.byteCount <= Framing.maxPayload {
+    if !delivery.tried.contains(.block) && configuration.deliveryMethods.contains(.block)
+      && delivery.byteCount <= Framing.maxPayload {
       // Moves the whole delivery out of the array, so that the closure may borrow both.
       var peer = self
       let written: Void? = host.withBlock(delivery.hash) { block, bytes in

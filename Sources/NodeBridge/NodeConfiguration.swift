@@ -19,6 +19,8 @@ public struct NodeConfiguration: Sendable {
   /// How often the node is pinged when nothing else is said: its message thread sleeps up to 100 ms and is woken by any
   /// message, so this bounds how late its announcements of transactions come.
   public var wakeInterval: Interval
+  /// Forms of delivery that may be used; among these the choice follows the measurements.
+  public var deliveryMethods: [DeliveryMethod] = DeliveryMethod.allCases
 
   public init(
     name: String, address: PeerAddress, role: Role = .local, mirrorsMempool: Bool = true,

@@ -67,8 +67,13 @@ extension NodePeer {
       let hash = header.hash
       if wasSynced { announced(hash, .headers, host: &host, now: now) } else { has.insert(hash) }
     }
-    if wasSynced && local && !host.hasBlock(hash) && !deliveries.contains(where: { $0.hash == hash }) {
-      fetch(hash, compact: true, form: .headers, now: now, &sink)
+    if wasSynced && local {
+      // A reorganisation tells of several at once.
+      for header in headers.suffix(NodePeer.pendingMax) {
+        let hash = header.hash
+        if host.hasBlock(hash) || deliveries.contains(where: { $0.hash == hash }) { continue }
+        fetch(hash, compact: true, form: .headers, now: now, &sink)
+      }
     }
     // With the node's tip as our locator it knows that we can be served compact blocks unasked.
     if !wasSynced && !headers.isEmpty { askHeaders(host: &host, now: now, &sink) }

@@ -10,7 +10,7 @@ import Mempool
 struct NodePeer {
   static let requestsMax = 2_000
   static let waitingMax = 400_000
-  static let pendingMax = 3
+  static let pendingMax = 8
   static let handshakeLimit = Interval.seconds(30)
   static let silenceLimit = Interval.seconds(120)
 

@@ -48,6 +48,34 @@ public struct NodeRPC: Sendable {
   /// Calls `method` and returns its result as `JSONSerialization` gives it; NSNull for null.
   @discardableResult
   public func call(_ method: String, _ parameters: [Any] = []) throws(NodeRPCError) -> Any {
+    let object = try post(request(method, parameters))
+    guard let reply = object as? [String: Any] else { throw .malformed("\(object)") }
+    return try result(of: method, reply)
+  }
+
+  /// Several calls in one request. Throws the first error among the answers.
+  @discardableResult
+  public func batch(_ calls: [(method: String, parameters: [Any])]) throws(NodeRPCError) -> [Any] {
+    let object = try post(calls.map { request($0.method, $0.parameters) })
+    guard let replies = object as? [[String: Any]], replies.count == calls.count else { throw .malformed("\(object)") }
+    var results: [Any] = []
+    for (call, reply) in zip(calls, replies) { results.append(try result(of: call.method, reply)) }
+    return results
+  }
+
+  private func request(_ method: String, _ parameters: [Any]) -> [String: Any] {
+    ["jsonrpc": "1.0", "id": "lightpath", "method": method, "params": parameters]
+  }
+
+  private func result(of method: String, _ reply: [String: Any]) throws(NodeRPCError) -> Any {
+    if let error = reply["error"] as? [String: Any] {
+      throw .refused(
+        method: method, code: error["code"] as? Int ?? 0, message: error["message"] as? String ?? "unknown error")
+    }
+    return reply["result"] ?? NSNull()
+  }
+
+  private func post(_ content: Any) throws(NodeRPCError) -> Any {
     let login: String
     switch credentials {
     case .password(let user, let password): login = "\(user):\(password)"
@@ -58,10 +86,8 @@ public struct NodeRPC: Sendable {
       login = text.trimmingCharacters(in: .whitespacesAndNewlines)
     }
     guard let url = URL(string: "http://\(host):\(port)/"),
-      let body = try? JSONSerialization.data(withJSONObject: [
-        "jsonrpc": "1.0", "id": "lightpath", "method": method, "params": parameters,
-      ])
-    else { throw .malformed("request \(method)") }
+      let body = try? JSONSerialization.data(withJSONObject: content)
+    else { throw .malformed("request") }
     var request = URLRequest(url: url, timeoutInterval: timeoutSeconds)
     request.httpMethod = "POST"
     request.httpBody = body
@@ -76,14 +102,10 @@ public struct NodeRPC: Sendable {
     let (data, status, failure) = answer.wait()
     if let failure { throw .unreachable(failure) }
     if status == 401 || status == 403 { throw .unauthorised }
-    guard let data, let object = try? JSONSerialization.jsonObject(with: data, options: [.fragmentsAllowed]),
-      let reply = object as? [String: Any]
-    else { throw .malformed(String(decoding: data ?? Data(), as: UTF8.self)) }
-    if let error = reply["error"] as? [String: Any] {
-      throw .refused(
-        method: method, code: error["code"] as? Int ?? 0, message: error["message"] as? String ?? "unknown error")
+    guard let data, let object = try? JSONSerialization.jsonObject(with: data, options: [.fragmentsAllowed]) else {
+      throw .malformed(String(decoding: data ?? Data(), as: UTF8.self))
     }
-    return reply["result"] ?? NSNull()
+    return object
   }
 
   /// Hands the result of URLSession's queue to the waiting caller.

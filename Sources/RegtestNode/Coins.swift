@@ -1,0 +1,133 @@
+import Bitcoin
+import Ground
+
+/// An output that anyone may spend, and how much it is worth.
+public struct Coin: Sendable, Hashable {
+  public var txid: Hash256
+  public var output: UInt32
+  /// Satoshi.
+  public var value: UInt64
+}
+
+/// Coins without keys: on Core P2WSH of OP_TRUE, whose spending needs a one-byte witness script and no signature; on
+/// Bitcoin SV, which has no witness, bare OP_TRUE. So blocks of thousands of transactions are made without a wallet's
+/// signing.
+extension RegtestNode {
+  /// P2WSH of OP_TRUE on regtest.
+  static let anyoneAddress = "bcrt1qft5p2uhsdcdc3l2ua4ap5qqfg4pjaqlp250x7us7a8qqhrxrxfsqseac85"
+  static let anyoneScript: [UInt8] =
+    [0x00, 0x20] + Hex.decode("4ae81572f06e1b88fd5ced7a1a000945432e83e1551e6f721ee9c00b8cc33260")!
+
+  /// Where mined coins go.
+  public func miningAddress() throws -> String {
+    switch kind {
+    case .core: return RegtestNode.anyoneAddress
+    case .bitcoinSV:
+      let address = try rpc.call("getnewaddress") as? String ?? ""
+      return address
+    }
+  }
+
+  /// Makes `count` coins: mines until coinbases mature, splits them, mines the split. At most 2,000 coins a coinbase.
+  public func makeCoins(_ count: Int) throws -> [Coin] {
+    let address = try miningAddress()
+    let splits = (count + 1_999) / 2_000
+    let blocks = try mine(splits + 100, to: address)
+    var coins: [Coin] = []
+    for index in 0..<splits {
+      let outputs = min(2_000, count - index * 2_000)
+      let coinbase = try firstTransaction(of: blocks[index])
+      let raw = try split(coinbase.txid, value: coinbase.value, into: outputs)
+      let txid = try send(raw)
+      let each = (coinbase.value - 1_000_000) / UInt64(outputs)
+      for output in 0..<outputs { coins.append(Coin(txid: txid, output: UInt32(output), value: each)) }
+    }
+    try mine(1, to: address)
+    return coins
+  }
+
+  private func firstTransaction(of block: String) throws -> (txid: Hash256, value: UInt64) {
+    let hex = try rpc.call("getblock", [block, 0]) as? String ?? ""
+    let bytes = Hex.decode(hex) ?? []
+    var parsed = try ParsedBlock(parsing: bytes.span.bytes)
+    parsed.hashAll(in: bytes.span.bytes)
+    var value: UInt64 = 0
+    try parsed.transactions[0].forEachOutput(in: bytes.span.bytes) { amount, _ in
+      value = amount
+      return false
+    }
+    return (parsed.txids[0], value)
+  }
+
+  private func split(_ txid: Hash256, value: UInt64, into outputs: Int) throws -> [UInt8] {
+    let each = (value - 1_000_000) / UInt64(outputs)
+    let script = kind == .core ? RegtestNode.anyoneScript : [0x51]
+    var raw = ByteWriter()
+    raw.integer(UInt32(2))
+    if kind == .core { raw.append([0, 1]) }
+    raw.compactSize(1)
+    raw.hash(txid)
+    raw.integer(UInt32(0))
+    raw.compactSize(0)
+    raw.integer(UInt32.max)
+    raw.compactSize(outputs)
+    for _ in 0..<outputs {
+      raw.integer(each)
+      raw.compactSize(script.count)
+      raw.append(script)
+    }
+    if kind == .core { raw.append([1, 1, 0x51]) }
+    raw.integer(UInt32(0))
+    if kind == .core { return raw.bytes }
+    // The coinbase pays to the wallet, which signs.
+    let signed = try rpc.call("signrawtransaction", [Hex.encode(raw.bytes)]) as? [String: Any]
+    return Hex.decode(signed?["hex"] as? String ?? "") ?? []
+  }
+
+  /// Spends a coin into another of the same kind, in a transaction of about `bytes` bytes (at least some 100); the fee is
+  /// `fee` satoshi. The extra bytes go into an OP_RETURN output.
+  public func spend(_ coin: Coin, bytes: Int = 0, fee: UInt64 = 2_000) -> (raw: [UInt8], next: Coin) {
+    let script = kind == .core ? RegtestNode.anyoneScript : [0x51]
+    var raw = ByteWriter()
+    raw.integer(UInt32(2))
+    if kind == .core { raw.append([0, 1]) }
+    raw.compactSize(1)
+    raw.hash(coin.txid)
+    raw.integer(coin.output)
+    raw.compactSize(0)
+    raw.integer(UInt32.max)
+    let padding = max(0, bytes - 110)
+    raw.compactSize(padding > 0 ? 2 : 1)
+    raw.integer(coin.value - fee)
+    raw.compactSize(script.count)
+    raw.append(script)
+    if padding > 0 {
+      // OP_RETURN PUSHDATA2; Core v30 carries up to 100,000 bytes of it.
+      var data: [UInt8] = [0x6A, 0x4D, UInt8(padding & 255), UInt8(padding >> 8 & 255)]
+      data.append(contentsOf: (0..<padding).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ Int(coin.output)) })
+      raw.integer(UInt64(0))
+      raw.compactSize(data.count)
+      raw.append(data)
+    }
+    if kind == .core { raw.append([1, 1, 0x51]) }
+    raw.integer(UInt32(0))
+    let bytes = raw.bytes
+    let layout = try! TransactionLayout(parsing: bytes.span.bytes)
+    let txid = layout.hashes(in: bytes.span.bytes).txid
+    return (bytes, Coin(txid: txid, output: 0, value: coin.value - fee))
+  }
+
+  /// Hands many transactions over in a few calls. Throws the first refusal.
+  public func send(all raws: [[UInt8]]) throws {
+    for start in stride(from: 0, to: raws.count, by: 200) {
+      try rpc.batch(raws[start..<min(raws.count, start + 200)].map { ("sendrawtransaction", [Hex.encode($0)]) })
+    }
+  }
+
+  /// Hands a transaction to the node's mempool.
+  @discardableResult
+  public func send(_ raw: [UInt8]) throws -> Hash256 {
+    let text = try rpc.call("sendrawtransaction", [Hex.encode(raw)]) as? String ?? ""
+    return Hash256(text) ?? .zero
+  }
+}
