@@ -73,7 +73,10 @@ let package = Package(
     // UringSupport counts the calling thread's allocations.
     tests("Session", ["Ground", "Wire", "UringSupport"]),
     tests("Measurement", ["Ground"]),
-    tests("NodeBridge", ["Bitcoin", "Ground", "Mempool", "RegtestNode", "Uring"]),
+    .target(
+      name: "BridgeSite", dependencies: ["Bitcoin", "Ground", "Mempool", "NodeBridge", "Uring"],
+      path: "Tests/BridgeSite", swiftSettings: swift),
+    tests("NodeBridge", ["BridgeSite", "Bitcoin", "Ground", "Mempool", "RegtestNode", "Uring"]),
     tests("Topology", ["Ground"]),
     tests("Simulation", ["Ground", "Topology"]),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
@@ -84,6 +87,7 @@ let package = Package(
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
     bench("simulation", ["Simulation", "Ground"]),
+    bench("bridge", ["BridgeSite", "Bitcoin", "Ground", "NodeBridge", "RegtestNode"]),
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
     bench("relay", ["Relay", "Mempool", "Bitcoin", "Ground", "RealBlocks"]),
     bench("session", ["Session", "Wire", "Ground", "CLibsodium"]),

@@ -183,7 +183,8 @@ extension NodePeer {
     let delivery = deliveries[at]
     statistics.failed(delivery.method)
     if !delivery.tried.contains(.block) && configuration.deliveryMethods.contains(.block)
-      && delivery.byteCount <= Framing.maxPayload {
+      && delivery.byteCount <= Framing.maxPayload
+    {
       // Moves the whole delivery out of the array, so that the closure may borrow both.
       var peer = self
       let written: Void? = host.withBlock(delivery.hash) { block, bytes in

@@ -1,4 +1,5 @@
 import Bitcoin
+import BridgeSite
 import Foundation
 import Ground
 import NodeBridge

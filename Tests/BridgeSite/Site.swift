@@ -1,0 +1,199 @@
+import Bitcoin
+import Foundation
+import Ground
+import Mempool
+import NodeBridge
+import Synchronization
+import Uring
+
+/// What a site tells the test and what the test tells it; one per site, shared with its engine thread.
+package final class SiteLog: Sendable {
+  package init() {}
+  package enum Order: Sendable {
+    case deliver([UInt8])
+    /// Keep the block for serving without telling anyone.
+    case hold([UInt8])
+  }
+  package struct State {
+    package var events: [NodeEvent] = []
+    package var blocks: [NodeBlock] = []
+    package var orders: [Order] = []
+    package var mempool = 0
+    package var tip = Hash256.zero
+    package var height = 0
+    package var newTransactions = 0
+  }
+  private let state = Mutex(State())
+
+  package func read<R: Sendable>(_ body: (State) -> sending R) -> R { state.withLock { body($0) } }
+  package func write(_ body: (inout State) -> Void) { state.withLock { body(&$0) } }
+  package func takeOrders() -> [Order] {
+    state.withLock { state in
+      defer { state.orders = [] }
+      return state.orders
+    }
+  }
+
+  package func count(_ matches: @Sendable (NodeEvent) -> Bool) -> Int { read { $0.events.count(where: matches) } }
+  package func first<R: Sendable>(_ pick: @Sendable (NodeEvent) -> R?) -> R? {
+    read { $0.events.lazy.compactMap(pick).first }
+  }
+}
+
+/// The bridge's host without a relay behind it: store, chain and complete blocks.
+package struct TestHost: BridgeHost, ~Copyable {
+  package var store: TransactionStore
+  package var chain: HeaderChain
+  package var blocks: [Hash256: (block: ParsedBlock, bytes: [UInt8])] = [:]
+  let log: SiteLog
+
+  package init(store: consuming TransactionStore, chain: HeaderChain, log: SiteLog) {
+    self.store = store
+    self.chain = chain
+    self.log = log
+  }
+
+  package mutating func withMempool<R>(_ body: (inout TransactionStore) -> R) -> R { body(&store) }
+  package mutating func withChain<R>(_ body: (inout HeaderChain) -> R) -> R { body(&chain) }
+  package func unixTime(at now: Instant) -> UInt32 { UInt32(time(nil)) }
+  package mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
+    guard let found = blocks[hash] else { return nil }
+    return body(found.block, found.bytes.span.bytes)
+  }
+  package func hasBlock(_ hash: Hash256) -> Bool { blocks[hash] != nil }
+  package mutating func blockFromNode(
+    _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    blocks[block.hash] = (block.block, block.bytes)
+    _ = store.confirm(0..<block.block.transactions.count, of: block.block, in: block.bytes.span.bytes)
+    let copy = block
+    log.write { $0.blocks.append(copy) }
+  }
+  package mutating func headersFromNode(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let tip = chain.tip
+    log.write {
+      $0.tip = tip.hash
+      $0.height = tip.height
+    }
+  }
+  package mutating func transactionFromNode(slot: UInt32, now: Instant) { log.write { $0.newTransactions += 1 } }
+  package mutating func note(_ event: NodeEvent) { log.write { $0.events.append(event) } }
+}
+
+/// A site's core: nothing but the bridge.
+package struct SiteCore: DatagramCore, ~Copyable {
+  var bridge: NodeBridge
+  var host: TestHost
+  /// Where the bench reads how long the last hand-overs took.
+  let times: SiteTimes
+
+  package init(bridge: consuming NodeBridge, host: consuming TestHost, times: SiteTimes = SiteTimes()) {
+    self.bridge = bridge
+    self.host = host
+    self.times = times
+  }
+
+  package var nextDeadline: Instant { bridge.nextDeadline }
+
+  package mutating func start(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+  package mutating func receive(
+    _ datagram: inout MutableRawSpan, from source: PeerAddress, arrival: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) {}
+  package mutating func batchEnded(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+  package mutating func deadlinePassed(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+  package mutating func roomAvailable(on link: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+  package mutating func woken(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+  package mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+
+  package mutating func streamsReady(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
+    let error = bridge.start(host: &host, now: now, into: &sink)
+    if error != 0 {
+      host.log.write { $0.events.append(.inboundRefused(PeerAddress(high: 0, low: 0, port: 0), "\(error)")) }
+    }
+  }
+  package mutating func streamsTurn(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
+    for order in host.log.takeOrders() {
+      let (bytes, isDelivered): ([UInt8], Bool) =
+        switch order {
+        case .deliver(let bytes): (bytes, true)
+        case .hold(let bytes): (bytes, false)
+        }
+      guard var block = try? ParsedBlock(parsing: bytes.span.bytes) else { continue }
+      block.hashAll(in: bytes.span.bytes)
+      host.blocks[block.hash] = (block, bytes)
+      if isDelivered {
+        _ = try? host.chain.accept(block.header, now: UInt32(time(nil)))
+        let start = SystemClock.now()
+        bridge.deliver(block.hash, host: &host, now: now, into: &sink)
+        times.coreToWrite.store(Int((SystemClock.now() - start).nanoseconds), ordering: .releasing)
+        _ = host.store.confirm(0..<block.transactions.count, of: block, in: bytes.span.bytes)
+      }
+    }
+    bridge.tick(host: &host, now: now, into: &sink)
+    let mempool = host.store.counts(.node).transactions
+    host.log.write { $0.mempool = mempool }
+  }
+  package mutating func streamOpened(
+    _ stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) { bridge.opened(stream, host: &host, now: now, into: &sink) }
+  package mutating func streamAccepted(
+    from peer: PeerAddress, on local: PeerAddress, now: Instant,
+    into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) -> StreamID? { bridge.accepted(from: peer, host: &host, now: now) }
+  package mutating func streamReceived(
+    _ bytes: RawSpan, on stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {
+    let (start, before) = (SystemClock.now(), host.blocks.count)
+    bridge.received(bytes, on: stream, host: &host, now: now, into: &sink)
+    if host.blocks.count > before {
+      times.announceToCore.store(Int((SystemClock.now() - start).nanoseconds), ordering: .releasing)
+    }
+  }
+  package mutating func streamClosed(
+    _ stream: StreamID, error: Int32, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) { bridge.closed(stream, error: error, host: &host, now: now) }
+}
+
+/// Real time that the core itself took, in nanoseconds: the bench's.
+package final class SiteTimes: Sendable {
+  /// From a batch of bytes off the node's socket to the block in the host's hands.
+  package let announceToCore = Atomic<Int>(0)
+  /// From the complete block to the bytes in the socket's queue.
+  package let coreToWrite = Atomic<Int>(0)
+  package init() {}
+}
+
+/// A running site.
+package final class Site {
+  package let log = SiteLog()
+  package let times = SiteTimes()
+  private let thread: EngineThread
+
+  package init(network: Network, nodes: [NodeConfiguration], listen: PeerAddress? = nil, inboundMax: Int = 8) throws {
+    let (log, times) = (log, times)
+    let configuration = BridgeConfiguration(
+      network: network, nodes: nodes, listen: listen, inboundMax: inboundMax, nonce: UInt64.random(in: 1...(.max)))
+    thread = try EngineThread.start(EngineConfiguration(listen: [PeerAddress("127.0.0.1:0")!])) { _ in
+      SiteCore(
+        bridge: NodeBridge(configuration),
+        host: TestHost(
+          store: TransactionStore(seed: 7), chain: HeaderChain(network: network), log: log), times: times)
+    }
+  }
+
+  package func order(_ order: SiteLog.Order) {
+    log.write { $0.orders.append(order) }
+    thread.handle.waker.signal()
+  }
+  package func stop() { thread.stop() }
+}
+
+package func eventually(seconds: Double = 15, _ condition: () -> Bool) -> Bool {
+  let end = Date(timeIntervalSinceNow: seconds)
+  while !condition() {
+    if Date() > end { return false }
+    usleep(2_000)
+  }
+  return true
+}
