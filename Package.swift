@@ -34,11 +34,16 @@ func bench(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
   name: "lightpath",
+  dependencies: [
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", exact: "0.2.0")
+  ],
   targets: [
     // C that Swift has no way to say, and the libraries it links.
     .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .systemLibrary(name: "CLibsodium", pkgConfig: "libsodium", providers: [.apt(["libsodium-dev"])]),
     .systemLibrary(name: "CLibsecp256k1", pkgConfig: "libsecp256k1", providers: [.apt(["libsecp256k1-dev"])]),
+    .systemLibrary(name: "CLibsqlite3", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
+    .systemLibrary(name: "CTimex"),
     .target(name: "CRing", dependencies: ["CLiburing"], cSettings: kernels),
     .target(name: "CKernels", cSettings: kernels),
 
@@ -58,7 +63,9 @@ let package = Package(
     room("Topology", ["Ground", "CLibsecp256k1"]),
     room("Simulation", ["Ground", "Topology"]),
 
-    room("Measurement", ["Ground"]),
+    room(
+      "Measurement",
+      ["Ground", "CLibsqlite3", "CTimex", .product(name: "Histogram", package: "hdrhistogram-swift")]),
     room("RegtestNode", ["Bitcoin", "Ground"]),
     room("NodeBridge", ["Bitcoin", "Mempool", "Ground"]),
 
@@ -72,7 +79,7 @@ let package = Package(
     tests("Relay", ["Ground", "Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "RealBlocks"]),
     // UringSupport counts the calling thread's allocations.
     tests("Session", ["Ground", "Wire", "UringSupport"]),
-    tests("Measurement", ["Ground"]),
+    tests("Measurement", ["Ground", "CLibsqlite3"]),
     .target(
       name: "BridgeSite", dependencies: ["Bitcoin", "Ground", "Mempool", "NodeBridge", "Uring"],
       path: "Tests/BridgeSite", swiftSettings: swift),

@@ -12,7 +12,7 @@ lightpath_prepare() {
     die "Swift $version is too old: Lightpath needs 6.2 or newer"
   fi
   local need=() package
-  for package in libsecp256k1-dev libsodium-dev liburing-dev pkg-config "$@"; do
+  for package in libsecp256k1-dev libsodium-dev libsqlite3-dev liburing-dev pkg-config "$@"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] && continue
     # pkgconf replaces pkg-config, and a python3 from elsewhere is as good as Debian's.
     case $package in pkg-config | python3) command -v "$package" >/dev/null 2>&1 && continue ;; esac

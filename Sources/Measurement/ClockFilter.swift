@@ -21,6 +21,10 @@ public struct ClockBounds: Hashable, Sendable {
   /// Rate of the peer's clock over ours less one, in parts per million: bounds.
   public var driftLowPPM, driftHighPPM: Double
 
+  public init(low: Interval, high: Interval, driftLowPPM: Double = 0, driftHighPPM: Double = 0) {
+    (self.low, self.high, self.driftLowPPM, self.driftHighPPM) = (low, high, driftLowPPM, driftHighPPM)
+  }
+
   public var estimate: Interval { low + (high - low) / 2 }
   /// ± this much.
   public var uncertainty: Interval { (high - low) / 2 }

@@ -1,0 +1,11 @@
+#pragma once
+#include <features.h>
+#include <sqlite3.h>
+
+/* SQLITE_TRANSIENT is a cast that Swift can't import: SQLite copies the value before the call returns. */
+static inline int lightpath_bind_text(sqlite3_stmt *s, int i, const char *p, int n) {
+  return sqlite3_bind_text(s, i, p, n, SQLITE_TRANSIENT);
+}
+static inline int lightpath_bind_blob(sqlite3_stmt *s, int i, const void *p, int n) {
+  return sqlite3_bind_blob(s, i, p, n, SQLITE_TRANSIENT);
+}
