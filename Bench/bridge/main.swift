@@ -66,7 +66,9 @@ for round in 0..<blocks {
   let raws = spends.map(\.raw)
   // Some may have come by the connection before.
   for node in [a, b] { try node.send(all: raws) }
-  for raw in raws { _ = try? c.send(raw) }
+  for start in stride(from: 0, to: raws.count, by: 200) {
+    _ = try? c.send(all: Array(raws[start..<min(raws.count, start + 200)]))
+  }
   let ready = eventually(seconds: 60) {
     siteA.log.read { $0.mempool } == count && siteB.log.read { $0.mempool } == count
       && ((try? c.rpc.call("getmempoolinfo")) as? [String: Any])?["size"] as? Int == count

@@ -14,6 +14,7 @@ private final class StreamLog: Sendable {
   let refusedWrites = Atomic<Int>(0)
   let lastError = Atomic<Int32>(-1)
   let command = Atomic<Int>(0)
+  let listening = Atomic<Bool>(false)
 }
 
 private struct EchoServer: DatagramCore {
@@ -37,6 +38,7 @@ private struct EchoServer: DatagramCore {
 
   mutating func streamsReady(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
     if sink.listen(on: address, backlog: 8) != 0 { log.wrong.bump() }
+    log.listening.store(true, ordering: .releasing)
   }
   mutating func streamAccepted(
     from peer: PeerAddress, on local: PeerAddress, now: Instant,
@@ -153,6 +155,7 @@ private struct EchoClient: DatagramCore {
     let server = try EngineThread.start(configuration(PeerAddress("127.0.0.1:0")!)) { _ in
       EchoServer(log: serverLog, address: address)
     }
+    #expect(eventually { serverLog.listening.load(ordering: .acquiring) })
     let client = try EngineThread.start(configuration(PeerAddress("127.0.0.1:0")!)) { _ in
       EchoClient(log: clientLog, server: address, total: StreamTests.total)
     }
@@ -199,6 +202,7 @@ private struct EchoClient: DatagramCore {
     let server = try EngineThread.start(configuration(PeerAddress("127.0.0.1:0")!)) { _ in
       EchoServer(log: serverLog, address: address, stalls: true)
     }
+    #expect(eventually { serverLog.listening.load(ordering: .acquiring) })
     let client = try EngineThread.start(
       configuration(PeerAddress("127.0.0.1:0")!) { $0.streamQueueBytes = 4 << 20 }
     ) { _ in EchoClient(log: clientLog, server: address, total: 64 << 20) }
