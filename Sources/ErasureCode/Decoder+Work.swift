@@ -118,9 +118,10 @@ extension Decoder {
   mutating func prefetch() -> Int? {
     guard !shape.isDirect, spectrum.state == .ready, repairsHeld > 0, needed > 0 else { return nil }
     let last = Int(points[repairsHeld - 1])
-    for x in [last + 1, last + min(8, needed)] where x < 65_536 && !spectrum.isReady(x) {
-      return spectrum.evaluate(x)
-    }
+    let near = last + 1
+    if near < 65_536, !spectrum.isReady(near) { return spectrum.evaluate(near) }
+    let far = last + min(8, needed)
+    if far < 65_536, !spectrum.isReady(far) { return spectrum.evaluate(far) }
     return nil
   }
 

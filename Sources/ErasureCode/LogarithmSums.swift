@@ -6,26 +6,30 @@ struct LogarithmSums {
   /// More than any sum of logarithms over distinct chunks.
   static let margin = UInt32(Field.order) * UInt32(ObjectShape.maxSourceChunks)
 
+  /// Cosets whose logarithms stay transformed.
+  static let kernelLimit = 16
+
   private var bits = 0
   /// The set's indicator, and its transform when it was made.
   private var members: [Int32] = []
   private var isTransformed = false
-  /// Results by coset.
+  // Arrays are kept when they are no longer of use, and overwritten: the second solution of a size allocates nothing.
+  /// Results, the first `cosets.count` of them in use, each for the coset in `cosets`.
   private var cosets: [Int] = []
   private var results: [[Int32]] = []
-  /// Transforms of the logarithms of a coset, kept while K stays the same.
+  /// Transforms of the logarithms of a coset, valid while K stays the same; the oldest makes room.
   private var kernelCosets: [Int] = []
   private var kernels: [[Int32]] = []
+  private var oldestKernel = 0
 
   mutating func reset(_ shape: ObjectShape) {
     if bits != shape.bits {
-      kernelCosets.removeAll()
-      kernels.removeAll()
+      kernelCosets.removeAll(keepingCapacity: true)
+      oldestKernel = 0
     }
     bits = shape.bits
     members.removeAll(keepingCapacity: true)
     cosets.removeAll(keepingCapacity: true)
-    results.removeAll(keepingCapacity: true)
     isTransformed = false
   }
 
@@ -44,28 +48,42 @@ struct LogarithmSums {
       gf16_walsh(&members, UInt32(bits))
       isTransformed = true
     }
-    var result = members
-    gf16_walsh_multiply(&result, kernel(coset), result.count, UInt32((1 << (16 - bits)) % Field.order))
-    gf16_walsh(&result, UInt32(bits))
-    for i in result.indices {
-      let value = Int(result[i]) % Field.order
-      result[i] = Int32(value < 0 ? value + Field.order : value)
+    let slot = cosets.count
+    if slot == results.count { results.append([]) }
+    let kernel = kernel(coset)
+    results[slot].removeAll(keepingCapacity: true)
+    results[slot].append(contentsOf: members)
+    gf16_walsh_multiply(
+      &results[slot], kernels[kernel], members.count, UInt32((1 << (16 - bits)) % Field.order))
+    gf16_walsh(&results[slot], UInt32(bits))
+    results[slot].withUnsafeMutableBufferPointer { result in
+      for i in result.indices {
+        let value = Int(result[i]) % Field.order
+        result[i] = Int32(value < 0 ? value + Field.order : value)
+      }
     }
     cosets.append(coset)
-    results.append(result)
-    return UInt32(result[place])
+    return UInt32(results[slot][place])
   }
 
-  private mutating func kernel(_ coset: Int) -> [Int32] {
-    if let known = kernelCosets.firstIndex(of: coset) { return kernels[known] }
-    if kernels.count == 16 {
-      kernelCosets.removeFirst()
-      kernels.removeFirst()
+  /// Where in `kernels` that of `coset` is.
+  private mutating func kernel(_ coset: Int) -> Int {
+    for i in kernelCosets.indices where kernelCosets[i] == coset { return i }
+    var slot = kernelCosets.count
+    if slot < Self.kernelLimit {
+      kernelCosets.append(coset)
+      if slot == kernels.count { kernels.append([]) }
+    } else {
+      slot = oldestKernel
+      oldestKernel = (oldestKernel + 1) % Self.kernelLimit
+      kernelCosets[slot] = coset
     }
-    var kernel = (0..<1 << bits).map { Int32(Field.shared.log[coset << bits | $0]) }
-    gf16_walsh(&kernel, UInt32(bits))
-    kernelCosets.append(coset)
-    kernels.append(kernel)
-    return kernel
+    let count = 1 << bits
+    let log = Field.shared.log + (coset << bits)
+    kernels[slot].removeAll(keepingCapacity: true)
+    kernels[slot].reserveCapacity(count)
+    for i in 0..<count { kernels[slot].append(Int32(log[i])) }
+    gf16_walsh(&kernels[slot], UInt32(bits))
+    return slot
   }
 }

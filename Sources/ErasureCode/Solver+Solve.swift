@@ -12,7 +12,9 @@ extension Solver {
     for t in touched { direct += Int(t.last - t.first) * count }
     let transformed = shape.strips * ((cosets + 1) * (shape.transformBlocks + shape.points))
     let byTransform = !shape.isDirect && transformed < direct
-    makeTerms(shape, count, points, cosets: cosets, cosetPower: byTransform ? 2 : 1)
+    let byConvolution = cosets <= 6 && count * (count + touched.count) > 100_000
+    if byTransform || byConvolution { groupByCoset(shape, count, points) }
+    makeTerms(shape, count, points, byConvolution: byConvolution, cosetPower: byTransform ? 2 : 1)
     for i in 0..<count {
       if isScaled(i) {
         let row = scaled.base + i * shape.chunkSize
@@ -23,7 +25,7 @@ extension Solver {
       }
     }
     if byTransform {
-      sumByTransforms(shape, kernel, count, points)
+      sumByTransforms(shape, kernel, points)
     } else {
       sumDirectly(shape, kernel, count, points)
     }
@@ -41,16 +43,46 @@ extension Solver {
     return min(changes, 65_536 >> shape.bits)
   }
 
+  /// Fills `cosetRows` and `cosetRuns`.
+  private mutating func groupByCoset(_ shape: ObjectShape, _ count: Int, _ points: UnsafePointer<UInt32>) {
+    let bits = UInt32(shape.bits)
+    cosetRuns.removeAll(keepingCapacity: true)
+    Self.fill(&cosetRows, 0, count)
+    // At most 1,024 of them: objects that get here have more than 40 chunks.
+    Self.fill(&cosetHead, -1, 65_536 >> shape.bits)
+    Self.fill(&cosetNext, -1, count)
+    for i in stride(from: count - 1, through: 0, by: -1) {
+      let coset = Int(points[i] >> bits)
+      cosetNext[i] = cosetHead[coset]
+      cosetHead[coset] = Int32(i)
+    }
+    var filled = 0
+    for coset in cosetHead.indices where cosetHead[coset] >= 0 {
+      var run = CosetRun(offset: UInt32(coset) << bits, lo: .max, hi: 0, begin: filled, end: filled)
+      var row = cosetHead[coset]
+      while row >= 0 {
+        let place = points[Int(row)] - run.offset
+        run.lo = min(run.lo, place)
+        run.hi = max(run.hi, place + 1)
+        cosetRows[run.end] = row
+        run.end += 1
+        row = cosetNext[Int(row)]
+      }
+      filled = run.end
+      cosetRuns.append(run)
+    }
+  }
+
   /// The factors that depend on R, as logarithms below 65,535: pointTerm = -log(s_k(x_i)^cosetPower L_R'(x_i)),
   /// chunkTerm = log L_R(j).
   private mutating func makeTerms(
-    _ shape: ObjectShape, _ count: Int, _ points: UnsafePointer<UInt32>, cosets: Int, cosetPower: Int
+    _ shape: ObjectShape, _ count: Int, _ points: UnsafePointer<UInt32>, byConvolution: Bool, cosetPower: Int
   ) {
     let log = field.log
     let order = UInt32(Field.order)
     pointTerm.removeAll(keepingCapacity: true)
     chunkTerm.removeAll(keepingCapacity: true)
-    if cosets <= 6, count * (count + touched.count) > 100_000 {
+    if byConvolution {
       makeTermsByConvolution(shape, count, points)
     } else {
       for i in 0..<count {
@@ -77,13 +109,10 @@ extension Solver {
     let order = UInt32(Field.order)
     pointTerm.append(contentsOf: repeatElement(0, count: count))
     chunkTerm.append(contentsOf: repeatElement(0, count: touched.count))
-    var done: Set<UInt32> = []
-    for first in 0..<count {
-      let coset = points[first] >> UInt32(shape.bits)
-      if !done.insert(coset).inserted { continue }
+    for run in cosetRuns {
       pointSums.reset(shape)
-      for i in first..<count where points[i] >> UInt32(shape.bits) == coset { pointSums.insert(Int(points[i])) }
-      let offset = Int(coset) << shape.bits
+      for row in cosetRows[run.begin..<run.end] { pointSums.insert(Int(points[Int(row)])) }
+      let offset = Int(run.offset)
       for i in 0..<count { pointTerm[i] = (pointTerm[i] + pointSums.value(at: Int(points[i]) ^ offset)) % order }
       for t in touched.indices {
         chunkTerm[t] = (chunkTerm[t] + pointSums.value(at: Int(touched[t].chunk) ^ offset)) % order
@@ -115,32 +144,23 @@ extension Solver {
   /// For the points of one coset of the K source points, sum c_i / (x_i + y) is, up to the coset's constant, the
   /// polynomial that takes the values c_i (zero where no chunk is held), evaluated at the source points y.
   private mutating func sumByTransforms(
-    _ shape: ObjectShape, _ kernel: Kernel, _ count: Int, _ points: UnsafePointer<UInt32>
+    _ shape: ObjectShape, _ kernel: Kernel, _ points: UnsafePointer<UInt32>
   ) {
     let bits = UInt32(shape.bits)
     let (total, part) = (transform.base, transform.base + shape.points * 64)
-    let order = (0..<count).sorted { points[$0] < points[$1] }
     for strip in 0..<shape.strips {
-      var at = 0
-      var isFirst = true
-      while at < count {
-        let offset = (points[order[at]] >> bits) << bits
-        let lo = points[order[at]] - offset
-        var end = at
-        while end < count, points[order[end]] >> bits == offset >> bits { end += 1 }
-        let hi = points[order[end - 1]] - offset + 1
-        let rows = isFirst ? total : part
-        if Int(hi - lo) > end - at {
-          (rows + Int(lo) * 64).update(repeating: 0, count: Int(hi - lo) * 64)
+      for (number, run) in cosetRuns.enumerated() {
+        let rows = number == 0 ? total : part
+        if Int(run.hi - run.lo) > run.end - run.begin {
+          (rows + Int(run.lo) * 64).update(repeating: 0, count: Int(run.hi - run.lo) * 64)
         }
-        for i in order[at..<end] {
-          (rows + Int(points[i] - offset) * 64)
-            .update(from: scaled.base + i * shape.chunkSize + strip * 64, count: 64)
+        for at in run.begin..<run.end {
+          let row = Int(cosetRows[at])
+          (rows + Int(points[row] - run.offset) * 64)
+            .update(from: scaled.base + row * shape.chunkSize + strip * 64, count: 64)
         }
-        kernel.ops.pointee.ifft(rows, bits, offset, lo, hi)
-        if !isFirst { kernel.ops.pointee.add(total, part, shape.points) }
-        isFirst = false
-        at = end
+        kernel.ops.pointee.ifft(rows, bits, run.offset, run.lo, run.hi)
+        if number > 0 { kernel.ops.pointee.add(total, part, shape.points) }
       }
       kernel.ops.pointee.fft(total, bits, 0, UInt32(touched.first!.chunk), UInt32(touched.last!.chunk) + 1)
       for (t, entry) in touched.enumerated() {

@@ -48,6 +48,11 @@ struct Solver: ~Copyable {
   var chunkTerm: [UInt32] = []
   private var unknownSums = LogarithmSums()
   var pointSums = LogarithmSums()
+  /// Rows by the coset of the K source points that their point lies in, and the cosets that have any.
+  var cosetRows: [Int32] = []
+  var cosetRuns: [CosetRun] = []
+  var cosetHead: [Int32] = []
+  var cosetNext: [Int32] = []
   /// The first segment has so many unknown chunks that their logarithms are summed by convolution.
   private var isBulk = false
 
@@ -58,6 +63,15 @@ struct Solver: ~Copyable {
     var last: Int32
     var out: Int32 = 0
     var outCount: Int32 = 0
+  }
+
+  /// The points of one coset: rows `cosetRows[begin..<end]`, at offset + (lo ..< hi).
+  struct CosetRun {
+    var offset: UInt32
+    var lo: UInt32
+    var hi: UInt32
+    var begin: Int
+    var end: Int
   }
 
   /// Output of a touched chunk in a segment, in order of segments.
@@ -121,7 +135,7 @@ struct Solver: ~Copyable {
     return work / 2 + out.count * 2
   }
 
-  private static func fill<T>(_ array: inout [T], _ value: T, _ count: Int) {
+  static func fill<T>(_ array: inout [T], _ value: T, _ count: Int) {
     array.removeAll(keepingCapacity: true)
     array.append(contentsOf: repeatElement(value, count: count))
   }
