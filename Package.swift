@@ -35,7 +35,9 @@ func bench(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let package = Package(
   name: "lightpath",
   dependencies: [
-    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", exact: "0.2.0")
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", exact: "0.2.0"),
+    .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
   ],
   targets: [
     // C that Swift has no way to say, and the libraries it links.
@@ -68,6 +70,15 @@ let package = Package(
       ["Ground", "CLibsqlite3", "CTimex", .product(name: "Histogram", package: "hdrhistogram-swift")]),
     room("RegtestNode", ["Bitcoin", "Ground"]),
     room("NodeBridge", ["Bitcoin", "Mempool", "Ground"]),
+    room("Site", ["Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology", "Ground"]),
+    .executableTarget(
+      name: "lightpath",
+      dependencies: [
+        "Site", "Uring", "Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology", "RegtestNode", "Ground",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: swift),
 
     // Real blocks and the ways to load them, for tests and benches.
     .target(name: "RealBlocks", path: "Tests/RealBlocks", exclude: ["blocks"], swiftSettings: swift),

@@ -38,6 +38,8 @@ public struct BlockReport: Hashable, Sendable {
   public var packetsOut = 0
   public var bytesIn = 0
   public var bytesOut = 0
+  /// Of `packetsIn`, those with repair chunks: made by the erasure code, not cut out of the object.
+  public var repairIn = 0
   /// Packets that brought nothing new.
   public var packetsUseless = 0
   /// Requests for more: above 0, this relay needed an extra round.

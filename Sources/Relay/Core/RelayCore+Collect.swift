@@ -34,6 +34,7 @@ extension RelayCore {
     touched |= 1 << UInt64(slot)
 
     let sourceCount = object.pointee.sourceCount
+    if chunk.index >= UInt32(sourceCount) { block.pointee.report.repairIn += 1 }
     if chunk.index >= UInt32(sourceCount + object.pointee.shape.repairCount) {
       counters.messagesMalformed += 1
       link(from.link).pointee.malformed += 1

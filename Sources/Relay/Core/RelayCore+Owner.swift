@@ -1,0 +1,30 @@
+import Bitcoin
+import Ground
+
+// For an owner that has a node beside it.
+extension RelayCore {
+  /// Lends the header chain to be added to: the node's headers. Call `chainChanged` after.
+  public mutating func withChain<R>(_ body: (inout HeaderChain) -> R) -> R { body(&chain) }
+
+  /// Headers were added with `withChain`: prepares for the new tip's child and looks again at announcements that waited
+  /// for their parent.
+  public mutating func chainChanged(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    if chain.tip.hash != indexedParent { tipChanged(now: now) }
+    if pen.count > 0 { releaseAnnouncements(now: now, into: &sink) }
+  }
+
+  /// Lends a complete block with its structure, all ids known; nil when it is not (any more) here.
+  public func withParsedBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
+    let parsed = blocks.find(hash).flatMap { blocks[$0].pointee.assembly.check?.block ?? blocks[$0].pointee.parsed }
+    return withBlock(hash) { bytes, _ in
+      var block = parsed
+      if block == nil || block!.byteCount != bytes.byteCount { block = try? ParsedBlock(parsing: bytes) }
+      guard var block else { return nil }
+      if !block.isFullyHashed { block.hashAll(in: bytes) }
+      return body(block, bytes)
+    } ?? nil
+  }
+
+  /// A complete block is here.
+  public func hasBlock(_ hash: Hash256) -> Bool { blocks.find(hash).map { blocks[$0].pointee.isComplete } ?? false }
+}

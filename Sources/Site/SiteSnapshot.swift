@@ -1,0 +1,78 @@
+import Bitcoin
+import Ground
+import Mempool
+import NodeBridge
+import Relay
+import Session
+
+/// What happened at a site.
+public enum SiteEvent: Sendable {
+  case relay(RelayEvent)
+  case node(NodeEvent)
+  /// A header passed the gate: its proof of work is done, its body is on the way.
+  case header(HeaderNotice)
+  /// A block is complete, checked and handed to the site's nodes.
+  case delivered(BlockDelivery)
+  /// No form of delivery over P2P worked: `submitblock` is worth a try.
+  case wantsSubmit(node: Int, hash: Hash256, bytes: [UInt8])
+  /// A block of the site's node can't be relayed, and why.
+  case notRelayed(Hash256, String)
+}
+
+public struct HeaderNotice: Sendable, Hashable {
+  public var hash: Hash256
+  public var height: Int
+  public var header: BlockHeader?
+  /// The neighbour that told it first; nil: this site.
+  public var from: String?
+  public var at: Instant
+}
+
+/// A block's arrival at a site.
+public struct BlockDelivery: Sendable, Hashable {
+  public var report: BlockReport
+  /// The neighbour that brought the first packet; nil for a block of this site.
+  public var from: String?
+  /// When it was handed to the node.
+  public var delivered: Instant
+}
+
+/// One neighbour, now.
+public struct PeerSnapshot: Sendable {
+  public var link: LinkID
+  public var name: String
+  public var rate: LinkRate
+  public var status: RelayLinkStatus
+  /// Blocks of which this neighbour brought the first packet, and blocks whose last missing piece it brought.
+  public var blocksFirst: UInt64
+  public var blocksLast: UInt64
+  /// The peer's clock less this one's, by the last exchange of timestamps.
+  public var clockOffset: Interval?
+}
+
+/// A site at one instant: copied on its thread, told in words elsewhere.
+public struct SiteSnapshot: Sendable {
+  public var name = ""
+  public var overlay = ""
+  public var network = ""
+  public var key = ""
+  public var at = Instant.zero
+  public var startedAt = Instant.zero
+  public var tipHash = Hash256.zero
+  public var tipHeight = 0
+  public var mempool: [StoreCounts] = []
+  public var heldBytes = 0
+  public var counters = RelayCounters()
+  public var session = SessionCounters()
+  public var eventsDropped: UInt64 = 0
+  public var peers: [PeerSnapshot] = []
+  public var nodes: [NodeBridge.NodeStatus] = []
+  public var inbound = 0
+  /// The last 64, oldest first, with the counts as they stand now.
+  public var blocks: [BlockDelivery] = []
+  public var blocksDelivered: UInt64 = 0
+  public var isEmbedded = false
+  /// Datagrams lost and held back on purpose.
+  public var impairedLost: UInt64 = 0
+  public var impairedDelayed: UInt64 = 0
+}

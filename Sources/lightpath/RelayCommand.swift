@@ -1,0 +1,187 @@
+import ArgumentParser
+import Bitcoin
+import Foundation
+import Ground
+import Logging
+import NodeBridge
+import Relay
+import Session
+import Site
+import Topology
+import Uring
+
+struct RelayCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "relay",
+    abstract: "Runs one relay of a topology.",
+    discussion: """
+      SIGHUP (or `lightpath reload`) reads the topology again without disturbing links that stay as they are; SIGTERM \
+      and SIGINT say goodbye to the neighbours and end it within a second. Under systemd it says when it is ready and \
+      feeds the watchdog.
+
+      Exit status: 0 stopped as asked, 1 the engine failed, 2 the topology is wrong, 3 a key file can't be used or its \
+      key is in use by another relay, 4 an address or socket is in use or not to be had, 64 wrong usage.
+      """)
+
+  @Option(help: "Topology file.", completion: .file(extensions: ["toml"]))
+  var topology: String
+
+  @Option(name: .customLong("as"), help: "Which of the topology's relays this is.")
+  var name: String
+
+  @Option(help: "This relay's key file, made by `lightpath keygen`.", completion: .file())
+  var key: String
+
+  @Option(help: "The overlay's shared secret, made by `lightpath keygen --overlay`.", completion: .file())
+  var overlayKey: String?
+
+  @Option(
+    help: "Where to listen for other relays; repeat for several. Without it, the relay's addresses in the topology.")
+  var listen: [String] = []
+
+  @Option(help: "Where the site's other local nodes may connect, as to a Bitcoin peer.")
+  var listenNodes: String?
+
+  @Option(help: "Control socket.")
+  var control: String?
+
+  @Option(help: "Loopback address of metrics, health and POST /block, or 'off'.")
+  var http = "127.0.0.1:8336"
+
+  @Option(help: "Log file; without it, standard error. SIGHUP opens it anew.", completion: .file())
+  var log: String?
+
+  @Option(help: "trace, debug, info, notice, warning, error or critical.")
+  var logLevel = "info"
+
+  @Flag(help: "Log one JSON object a line.")
+  var logJson = false
+
+  @Option(help: "Core to pin the packet thread to.")
+  var cpu: Int?
+
+  // For demonstrations and tests.
+  @Option(help: ArgumentHelp("Files of blocks for a stand-in for a node.", visibility: .hidden))
+  var embeddedNode: [String] = []
+  @Option(help: ArgumentHelp("Share of transactions that it lacks.", visibility: .hidden))
+  var embeddedMissing: Double = 0.01
+  @Option(help: ArgumentHelp("What it draws from.", visibility: .hidden))
+  var embeddedSeed: UInt64 = 1
+  @Option(help: ArgumentHelp("NAME|all:LOSS:DELAY_MS, spoils what comes in from a neighbour.", visibility: .hidden))
+  var impair: [String] = []
+  @Option(help: ArgumentHelp("Seconds by which the wall clock is taken to be wrong.", visibility: .hidden))
+  var clockOffset: Double = 0
+
+  func run() throws {
+    guard let level = Logger.Level(rawValue: logLevel) else {
+      throw ValidationError("--log-level \(logLevel): trace, debug, info, notice, warning, error or critical")
+    }
+    let overlay = try readTopology(topology)
+    let identity: Identity
+    let secret: OverlaySecret?
+    do {
+      identity = try Identity(contentsOf: key)
+      secret = try overlayKey.map { try OverlaySecret(contentsOf: $0) }
+    } catch { throw failure(Exit.key, "\(error)") }
+    let plan: SitePlan
+    do { plan = try SitePlan(overlay, as: name, key: identity.publicKey) } catch {
+      if case .wrongKey = error { throw failure(Exit.key, "\(error)") }
+      throw failure(Exit.input, "\(topology): \(error)")
+    }
+    let lock = try KeyLock(key)
+    let sink: LogSink
+    do { sink = try LogSink(path: log, isJSON: logJson) } catch {
+      throw failure(Exit.address, "--log \(log ?? ""): \(error.localizedDescription)")
+    }
+    let logger = Logger(label: "lightpath") { _ in LineLog(sink, level: level) }
+    let daemon = try Daemon(
+      configuration: try configuration(plan, identity, secret), engine: try engine(plan), plan: plan,
+      topologyPath: topology, controlPath: control ?? ControlPath.standard(name), http: http, sink: sink,
+      logger: logger)
+    try daemon.run()
+    withExtendedLifetime(lock) {}
+  }
+
+  private func engine(_ plan: SitePlan) throws -> EngineConfiguration {
+    var addresses = plan.relay.addresses
+    if !listen.isEmpty {
+      addresses = try listen.map { text in
+        guard let address = PeerAddress(text) else { throw ValidationError("--listen \(text): not ADDRESS:PORT") }
+        return address
+      }
+    }
+    if addresses.isEmpty { addresses = [PeerAddress("[::]:0")!] }
+    var engine = EngineConfiguration(listen: addresses)
+    engine.uplink = plan.relay.uplink
+    engine.linkCapacity = 64
+    // 1,500 bytes of MTU less IPv6 and UDP headers; the relay's packets stay below it.
+    engine.maxDatagramBytes = 1_452
+    engine.cpu = cpu
+    engine.drain = .milliseconds(200 as Int64)
+    return engine
+  }
+
+  private func configuration(_ plan: SitePlan, _ identity: Identity, _ secret: OverlaySecret?) throws
+    -> SiteConfiguration
+  {
+    let links = plan.links()
+    let now = SystemClock.now()
+    let zero = Int64(SystemClock.realtime()) - Int64(now.nanoseconds) + Int64(clockOffset * 1e9)
+    var relay = RelayConfiguration(
+      identity: identity, overlay: secret, links: links.links, network: plan.network, unixNanosecondsAtZero: zero,
+      seed: UInt64.random(in: 1...(.max)))
+    relay.relays = links.relays
+    var bridge = BridgeConfiguration(
+      network: plan.network, nodes: embeddedNode.isEmpty ? plan.nodes : [], nonce: UInt64.random(in: 1...(.max)))
+    if let listenNodes {
+      guard let address = PeerAddress(listenNodes) else {
+        throw ValidationError("--listen-nodes \(listenNodes): not ADDRESS:PORT")
+      }
+      bridge.listen = address
+    }
+    var site = SiteConfiguration(
+      name: name, overlayName: plan.topology.name, relay: relay, names: links.names, bridge: bridge)
+    if !embeddedNode.isEmpty {
+      let blocks = try embeddedNode.map { file -> [UInt8] in
+        guard let data = FileManager.default.contents(atPath: file) else {
+          throw failure(Exit.input, "\(file): can't be read")
+        }
+        return BlockFile.decode([UInt8](data))
+      }
+      site.embedded = EmbeddedNode.Configuration(blocks: blocks, missing: embeddedMissing, seed: embeddedSeed)
+    }
+    for text in impair {
+      let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+      guard parts.count == 3, let loss = Double(parts[1]), let delay = Double(parts[2]) else {
+        throw ValidationError("--impair \(text): not NAME:LOSS:DELAY_MS")
+      }
+      var source: PeerAddress?
+      if parts[0] != "all" {
+        guard let index = plan.topology.relayIndex(named: String(parts[0])) else {
+          throw ValidationError("--impair \(text): no relay '\(parts[0])'")
+        }
+        source = plan.topology.relays[index].addresses.first
+      }
+      site.impairments.append(Impairment(source: source, loss: loss, delay: .milliseconds(delay)))
+    }
+    return site
+  }
+}
+
+/// Keeps two relays of one machine from using one key: each would take the other's sessions away.
+final class KeyLock {
+  private let descriptor: Int32
+
+  init(_ path: String) throws {
+    descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    if descriptor < 0 { throw failure(Exit.key, "\(path): \(String(cString: strerror(errno)))") }
+    if flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+      close(descriptor)
+      throw failure(
+        Exit.key,
+        "\(path) is in use by a relay that runs already: every relay needs a key of its own (lightpath keygen)")
+    }
+  }
+
+  deinit { close(descriptor) }
+}

@@ -1,0 +1,89 @@
+import ArgumentParser
+import Foundation
+
+struct Status: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Shows the running relay's peers, blocks, mempool mirror and nodes.",
+    discussion: """
+      Peers: round trip, clock offset (the peer's less ours), loss to and from, packets sent, blocks of which the peer \
+      brought the first packet and the last needed one, and when it was last heard.
+
+      Exit status: 0 done, 1 the relay doesn't answer in time, 5 no relay runs.
+      """)
+
+  @OptionGroup var control: ControlOption
+
+  @Flag(help: "Again every second, until interrupted.")
+  var watch = false
+
+  @Flag(help: "One JSON object.")
+  var json = false
+
+  func run() throws {
+    repeat {
+      let reply = try ControlClient.command(ControlRequest(command: "status"), control: control.control)
+      guard let status = reply.status else { throw failure(Exit.failed, "no status in the answer") }
+      if json {
+        print(lightpath.json(status))
+      } else {
+        let text = Status.text(status).joined(separator: "\n")
+        // Home and clear what is below: no flicker.
+        print(watch ? "\u{1B}[H\u{1B}[2J" + text : text)
+      }
+      fflush(nil)
+      if watch { sleep(1) }
+    } while watch
+  }
+
+  static func text(_ status: StatusReport) -> [String] {
+    func ms(_ value: Double?) -> String { value.map { number($0, 2) } ?? "–" }
+    func percent(_ value: Double) -> String { number(value * 100, 2) + "%" }
+    var lines = [
+      "\(status.relay) · overlay \(status.overlay) on \(status.network) · up \(duration(status.uptime_s)) · tip "
+        + "\(status.tip_height) \(status.tip_hash.prefix(20))…",
+      "listening on \(status.listen.joined(separator: ", ")) · mempool \(status.mempool.transactions) transactions, "
+        + "\(amount(status.mempool.bytes)) · memory \(amount(status.resident_bytes)) · \(status.descriptors) descriptors",
+    ]
+    for warning in status.warnings { lines.append("warning: \(warning)") }
+    var rows = [
+      ["peer", "address", "", "rtt ms", "offset ms", "loss to", "from", "sent", "first", "last", "seen", "mempool"]
+    ]
+    for peer in status.peers {
+      rows.append([
+        peer.name, peer.address ?? "–", peer.up ? (peer.trusted ? "up" : "up (verified-only)") : "down",
+        ms(peer.round_trip_ms), ms(peer.clock_offset_ms), percent(peer.loss_to), percent(peer.loss_from),
+        amount(Int(peer.sent_bytes)), "\(peer.blocks_first)", "\(peer.blocks_last)",
+        peer.last_seen_s.map { number($0, 1) + " s" } ?? "never", peer.mempool,
+      ])
+    }
+    lines.append("")
+    lines += table(rows, leftColumns: 3)
+    if !status.nodes.isEmpty {
+      lines.append("")
+      lines += table(
+        [["node", "", "software", "rtt ms"]]
+          + status.nodes.map { [$0.name, $0.ready ? "ready" : "not connected", $0.user_agent, ms($0.round_trip_ms)] },
+        leftColumns: 3)
+    }
+    if !status.blocks.isEmpty {
+      rows = [["block", "height", "size", "from", "ms", "mempool", "missing", "in", "repair", "extra rounds"]]
+      for block in status.blocks.suffix(10).reversed() {
+        rows.append([
+          "…" + block.hash.suffix(12), "\(block.height)", amount(block.bytes), block.from ?? "here",
+          number(block.delivered_ms, 2), number(block.mempool_pct, 1) + "%", "\(block.missing_transactions)",
+          amount(block.bytes_in), "\(block.repair_packets)", "\(block.extra_rounds)",
+        ])
+      }
+      lines.append("")
+      lines += table(rows)
+    }
+    return lines
+  }
+
+  static func duration(_ seconds: Double) -> String {
+    let whole = Int(seconds)
+    if whole >= 86_400 { return "\(whole / 86_400) d \(whole % 86_400 / 3_600) h" }
+    if whole >= 3_600 { return "\(whole / 3_600) h \(whole % 3_600 / 60) min" }
+    return whole >= 60 ? "\(whole / 60) min \(whole % 60) s" : "\(whole) s"
+  }
+}
