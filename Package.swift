@@ -107,7 +107,7 @@ let package = Package(
     bench("simulation", ["Simulation", "Ground"]),
     bench("bridge", ["BridgeSite", "Bitcoin", "Ground", "NodeBridge", "RegtestNode"]),
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
-    bench("relay", ["Relay", "Mempool", "Bitcoin", "Ground", "RealBlocks"]),
+    bench("relay", ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium"]),
     bench("session", ["Session", "Wire", "Ground", "CLibsodium"]),
   ]
 )

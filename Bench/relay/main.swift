@@ -1,3 +1,9 @@
 import Harness
 
-for name in Harness.options("block").isEmpty ? ["702861"] : Harness.options("block") { try benchMatch(block: name) }
+for name in Harness.options("block").isEmpty ? ["702861"] : Harness.options("block") {
+  let block = try BenchBlock(name)
+  try benchOrigin(block)
+  try benchForward(block)
+  try benchVerify(block)
+  try benchMatch(block: name)
+}

@@ -100,6 +100,16 @@ public struct SketchMessage: ~Escapable {
     try reader.end("sketch")
   }
 
+  /// Changes, in a message written before, what differs from receiver to receiver.
+  @inlinable public static func patch(
+    _ message: UnsafeMutableRawPointer, flags: ChunkFlags, more: UInt16, moreBody: UInt16, age: UInt32
+  ) {
+    message.storeBytes(of: flags.rawValue, toByteOffset: 1, as: UInt8.self)
+    message.storeBytes(of: more.littleEndian, toByteOffset: 108, as: UInt16.self)
+    message.storeBytes(of: moreBody.littleEndian, toByteOffset: 110, as: UInt16.self)
+    message.storeBytes(of: age.littleEndian, toByteOffset: 112, as: UInt32.self)
+  }
+
   /// Writes the message and returns its length; 0 when `out` is too small. A `chunk` shorter than 1,024 bytes (the
   /// last source chunk) is padded with zeros; a longer one traps.
   @inlinable public func write(into out: inout MutableRawSpan) -> Int {
@@ -175,6 +185,14 @@ public struct ChunkMessage: ~Escapable {
   }
 
   public var encodedBytes: Int { Self.headBytes + chunk.byteCount }
+
+  /// Changes, in a message written before, what differs from receiver to receiver.
+  @inlinable public static func patch(
+    _ message: UnsafeMutableRawPointer, kind: ObjectKind, flags: ChunkFlags, more: UInt16
+  ) {
+    message.storeBytes(of: kind.rawValue | (flags.rawValue & 3) << 4, toByteOffset: 1, as: UInt8.self)
+    message.storeBytes(of: more.littleEndian, toByteOffset: 14, as: UInt16.self)
+  }
 
   /// Writes the message and returns its length; 0 when `out` is too small. Traps on kind `.sketch`, and on a chunk
   /// over 1,152 bytes.

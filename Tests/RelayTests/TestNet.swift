@@ -28,6 +28,8 @@ final class TestNet {
   var loss: [[Double]]
   /// Changes, drops (nil) or just watches datagrams.
   var filter: (TestNet, Int, Int, [UInt8]) -> [UInt8]? = { _, _, _, bytes in bytes }
+  /// What is sent takes the sink's room.
+  var drainsRoom = false
   private(set) var events: [[RelayEvent]]
   var datagrams: [[Int]]
   let identities: [Identity]
@@ -64,6 +66,7 @@ final class TestNet {
         unixNanosecondsAtZero: Int64(header.time) * 1_000_000_000,
         randomness: .predictable(seed: seed + 77 + UInt64(node)),
         seed: seed + UInt64(node))
+      configuration.relays = identities.map(\.publicKey)
       configuration.store = StoreLimits(nodeCount: 20_000, nodeBytes: 32 << 20, nodeInputs: 100_000)
       configure(node, &configuration)
       (cores + node).initialize(to: RelayCore(configuration))
@@ -93,11 +96,18 @@ final class TestNet {
     for (address, bytes) in sent {
       let to = TestNet.node(address)
       datagrams[node][to] += 1
+      if drainsRoom { sinks[node].room -= bytes.count }
       guard let bytes = filter(self, node, to, bytes) else { continue }
       if random.chance(loss[node][to]) { continue }
       order += 1
       push(Packet(at: now + delay[node][to], order: order, from: node, to: to, bytes: bytes))
     }
+  }
+
+  /// A datagram that the test kept, on its way again.
+  func inject(_ bytes: [UInt8], from: Int, to: Int) {
+    order += 1
+    push(Packet(at: now + delay[from][to], order: order, from: from, to: to, bytes: bytes))
   }
 
   private func push(_ packet: Packet) {

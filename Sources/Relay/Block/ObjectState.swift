@@ -21,6 +21,8 @@ struct ObjectState: ~Copyable {
   var encoder: Encoder?
   /// Neighbours that have sent chunks of it or announced it.
   var sources = LinkSet.none
+  /// The neighbour whose packet was the first of it.
+  var creator = RelayEvent.noLink
   /// It was put together wrong once.
   var isSuspect = false
   /// Only this neighbour's chunks go into the decoder.

@@ -61,6 +61,8 @@ public struct RelayConfiguration: Sendable {
   /// Hash functions of tables that hostile input reaches.
   public var seed: UInt64
   public var store: StoreLimits
+  /// Bits of a short id that the mempool's index compares; fewer than all 40 make false matches, for tests.
+  package var shortIDBits = ShortIDIndex.defaultBits
   /// Bytes of packets, chunks and complete blocks held: PROTOCOL.md, section 7.
   public var limits: RelayMemoryLimits
 

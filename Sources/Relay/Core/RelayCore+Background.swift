@@ -35,7 +35,7 @@ extension RelayCore {
 
   /// A block that needs no fetching: complete, once complete, known to the node, or in hand and arriving.
   func isHere(_ hash: Hash256) -> Bool {
-    if done.contains(hash) || nodeHas.contains(hash) { return true }
+    if done.contains(hash) || nodeHas.contains(hash) || hash == genesis { return true }
     guard let slot = blocks.find(hash) else { return false }
     return blocks[slot].pointee.isComplete || !blocks[slot].pointee.isCatchUp && !blocks[slot].pointee.opened.isEmpty
   }

@@ -42,7 +42,13 @@ extension RelayCore {
     }
     if let entry = object.pointee.log.find(chunk.index) {
       object.pointee.log.mark(entry, knownTo: from.link)
-      useless(block, lane)
+      if object.pointee.only == from.link && object.pointee.log[entry].from != from.link {
+        // The neighbour that is relied on sends what another sent before, perhaps wrong: its own word counts.
+        _ = feed(chunk.index, bytes, object, from)
+        progress(slot, objectSlot, from, into: &sink)
+      } else {
+        useless(block, lane)
+      }
       return
     }
     if object.pointee.isWhole || dropsEarly(block, objectSlot) {

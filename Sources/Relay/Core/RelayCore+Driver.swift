@@ -82,6 +82,13 @@ struct Arrival {
 }
 
 extension RelayCore {
+  /// Takes a plaintext as if a neighbour had sealed it: for tests that fuzz what an authenticated peer can say.
+  package mutating func receivePlaintext(
+    _ message: RawSpan, from link: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    handle(message, Arrival(link: link, counter: 0, arrival: now, now: now), into: &sink)
+  }
+
   /// Sorts an opened message. Whatever is wrong with it changes nothing but a count.
   mutating func handle(_ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
     do throws(DecodeError) {

@@ -4,6 +4,11 @@ import Ground
 import Wire
 
 extension RelayCore {
+  /// Announcements of one header with different sizes that are collected side by side.
+  static let variantsMost = 4
+  /// Sketches of one block that one neighbour may begin.
+  private static let sketchesEach = 2
+
   /// A SKETCH packet: an announcement and a chunk of the sketch.
   mutating func receiveSketch(
     _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
@@ -181,11 +186,11 @@ extension RelayCore {
     var next = blocks.find(id8: id8)
     while next >= 0 {
       if matches(head, next) { return next }
-      found += 1
+      found += blocks[next].pointee.report.firstLink == from.link ? RelayCore.variantsMost : 1
       next = blocks.find(id8: id8, from: next + 1)
     }
-    // One honest announcement and two lies can be told apart; who sends more lies is no use.
-    if found >= 3 || !isTrusted(from.link) {
+    // Each neighbour may begin one: who announces another way each time is no use.
+    if found >= RelayCore.variantsMost || !isTrusted(from.link) {
       counters.chunksNotStored += 1
       return -1
     }
@@ -203,7 +208,12 @@ extension RelayCore {
   private mutating func sketchSlot(_ slot: Int, _ head: SketchHead, _ from: Arrival) -> Int {
     let block = blocks[slot]
     if let found = block.pointee.sketch(head.sketchID, bytes: Int(head.sketchBytes)) { return found }
-    guard let free = (0..<BlockState.sketchSlots).first(where: { !block.pointee.has($0) }),
+    var begun = 0
+    for sketch in 0..<BlockState.sketchSlots where block.pointee.has(sketch) {
+      if block.pointee.object(sketch).pointee.creator == from.link { begun += 1 }
+    }
+    guard begun < RelayCore.sketchesEach,
+      let free = (0..<BlockState.sketchSlots).first(where: { !block.pointee.has($0) }),
       let shape = try? ObjectShape(byteCount: Int(head.sketchBytes), chunkSize: RelayLimits.sketchChunkBytes)
     else {
       counters.chunksNotStored += 1
@@ -212,6 +222,7 @@ extension RelayCore {
     block.pointee.put(
       ObjectState(
         kind: .sketch, sketchID: head.sketchID, shape: shape, decoder: decoders.take(shape), ownKey: ownKey), in: free)
+    block.pointee.object(free).pointee.creator = from.link
     if block.pointee.sketchSent < 0 {
       block.pointee.sketchSent = free
       block.pointee.report.sketchBytes = Int(head.sketchBytes)

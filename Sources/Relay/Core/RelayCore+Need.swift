@@ -10,6 +10,8 @@ extension RelayCore {
   /// A request is repeated after a round trip and a quarter, and no sooner than this.
   static let repeatLeast = Interval.milliseconds(2 as Int64)
   static let repeatMost = Interval.seconds(2)
+  /// Requests for a sketch before the body is fetched without one.
+  static let sketchAsks = 6
 
   // MARK: Asking
 
@@ -120,6 +122,12 @@ extension RelayCore {
     _ slot: Int, _ objectSlot: Int, lacking: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
     let block = blocks[slot]
+    if block.pointee.stage == .collecting && block.pointee.asks >= RelayCore.sketchAsks {
+      // No sketch can be put together here: the body alone, then, from one neighbour at a time.
+      block.pointee.nextAsk = now + RelayCore.repeatLeast
+      relyOnOne(slot, now: now)
+      return
+    }
     let object = block.pointee.object(objectSlot)
     var candidates = (block.pointee.wholes | object.pointee.sources) & upLinks
     if let only = object.pointee.only {

@@ -122,6 +122,7 @@ extension RelayCore {
       block.pointee.assembly.next = 0
       block.pointee.assembly.matchedCount = 0
       tellPrefix(slot)
+      tellExplicit(slot)
     } else {
       block.pointee.assembly.reset()
       block.pointee.stage = .gathering

@@ -1,10 +1,11 @@
 import ErasureCode
 import Ground
+import Session
 import Wire
 
 extension RelayCore {
-  /// A packet with a chunk takes at most this much plaintext.
-  static let packetCapacity = 1_400
+  /// Where in `scratch` packets are written; before it there is room for a chunk.
+  static let templateOffset = 2_048
   /// Datagrams that one pass over the links may seal before it lets other work go on: about 100 µs.
   static let pumpMost = 64
 
@@ -61,8 +62,18 @@ extension RelayCore {
     while let peer = peers.popFirst() {
       let lane = blocks[slot].pointee.object(objectSlot).pointee.lanes[peer]
       if !lane.pointee.isDue { continue }
-      link(peer).pointee.due |= 1 << UInt64(slot)
-      fill(peer, now: now, into: &sink)
+      let state = link(peer)
+      let bit: UInt64 = 1 << UInt64(slot)
+      let others = state.pointee.due & ~bit
+      state.pointee.due |= bit
+      if others == 0 && Int(lane.pointee.cursor) + 1 >= blocks[slot].pointee.object(objectSlot).pointee.log.count {
+        // Nothing else waits for this neighbour: the chunk at hand is what to choose.
+        if sink.room(on: peer) > 0 {
+          _ = sendChunk(slot, objectSlot, to: peer, isNewest: blocks.slot(at: 0) == slot, now: now, into: &sink)
+        }
+      } else {
+        fill(peer, now: now, into: &sink)
+      }
     }
   }
 
@@ -232,33 +243,47 @@ extension RelayCore {
     let more = lane.pointee.moreAfterThis
     let urgency: Urgency = block.pointee.isCatchUp ? .background : isNewest ? .block : .late
     let flow = FlowID(block.pointee.id8 | 1)
-    var written = 0
+    // The packet is written once; for each neighbour only what is about it changes, and the seal reads it from here.
+    let isReady =
+      templateSerial == block.pointee.serial && templateObject == objectSlot && templateIndex == index
+    let template = scratch + RelayCore.templateOffset
+    let count: Int
     if object.pointee.kind == .sketch {
       let moreBody = block.pointee.object(BlockState.bodySlot).pointee.lanes[peer].pointee.more
       let start = min(block.pointee.report.firstPacket, now)
-      let head = SketchHead(
-        flags: flags, header: block.pointee.headerBytes, bodyBytes: UInt32(block.pointee.bodyBytes),
-        sketchBytes: UInt32(object.pointee.shape.byteCount), sketchID: object.pointee.sketchID,
-        transactionCount: UInt32(block.pointee.transactionCount), bodyChunkBytes: UInt16(block.pointee.chunkBytes),
-        epoch: block.pointee.epoch, maker: maker, more: more, moreBody: moreBody,
-        age: UInt32(clamping: (now - start).nanoseconds / 1_000), index: index)
-      written = send(to: peer, urgency: urgency, flow: flow, capacity: RelayCore.packetCapacity, into: &sink) { out in
-        SketchMessage(head, chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes).write(into: &out)
+      let age = UInt32(clamping: (now - start).nanoseconds / 1_000)
+      count = SketchMessage.encodedBytes
+      if isReady {
+        SketchMessage.patch(template, flags: flags, more: more, moreBody: moreBody, age: age)
+      } else {
+        let head = SketchHead(
+          flags: flags, header: block.pointee.headerBytes, bodyBytes: UInt32(block.pointee.bodyBytes),
+          sketchBytes: UInt32(object.pointee.shape.byteCount), sketchID: object.pointee.sketchID,
+          transactionCount: UInt32(block.pointee.transactionCount), bodyChunkBytes: UInt16(block.pointee.chunkBytes),
+          epoch: block.pointee.epoch, maker: maker, more: more, moreBody: moreBody, age: age, index: index)
+        var out = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: count))
+        _ = SketchMessage(head, chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes).write(into: &out)
       }
     } else {
-      let kind = object.pointee.kind
-      let id8 = block.pointee.id8
-      written = send(to: peer, urgency: urgency, flow: flow, capacity: RelayCore.packetCapacity, into: &sink) { out in
-        ChunkMessage(
-          kind: kind, flags: flags, block: id8, maker: maker, more: more, index: index,
+      count = ChunkMessage.headBytes + size
+      if isReady {
+        ChunkMessage.patch(template, kind: object.pointee.kind, flags: flags, more: more)
+      } else {
+        var out = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: count))
+        _ = ChunkMessage(
+          kind: object.pointee.kind, flags: flags, block: block.pointee.id8, maker: maker, more: more, index: index,
           chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes
         ).write(into: &out)
       }
     }
-    if written == 0 { return false }
+    (templateSerial, templateObject, templateIndex) = (block.pointee.serial, objectSlot, index)
+    let message = UnsafeRawBufferPointer(start: template, count: count)
+    guard sessions.send(message.bytes, on: peer, urgency: urgency, flow: flow, into: &sink) else { return false }
+    counters.packetsSealed += 1
+    counters.bytesSealed += UInt64(count)
     lane.pointee.spend()
     block.pointee.report.packetsOut += 1
-    block.pointee.report.bytesOut += written
+    block.pointee.report.bytesOut += count
     if !block.pointee.reached.contains(peer) {
       block.pointee.reached.insert(peer)
       if block.pointee.report.firstForwarded == .never { block.pointee.report.firstForwarded = now }

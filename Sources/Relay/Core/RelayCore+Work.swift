@@ -27,8 +27,10 @@ extension RelayCore {
       pumpLinks(links, now: now, into: &sink)
     }
     var worked = false
-    for position in 0..<blocks.count {
+    var position = 0
+    while position < blocks.count {
       let slot = blocks.slot(at: position)
+      position += 1
       if !blocks[slot].pointee.hasWork { continue }
       if worked {
         workDue = true
@@ -117,7 +119,7 @@ extension RelayCore {
     block.pointee.report.knownBytes = bytes.count
   }
 
-  private func tellExplicit(_ slot: Int) {
+  func tellExplicit(_ slot: Int) {
     let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
     let sketch = block.pointee.assembly.sketch!

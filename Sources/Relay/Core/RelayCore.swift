@@ -36,6 +36,12 @@ public struct RelayCore: ~Copyable {
   var transactions: TransactionRelay
   /// Blocks that the node has said to have.
   var nodeHas = RecentHashes(capacity: 256)
+  /// The network's first block, which nobody needs to send.
+  let genesis: Hash256
+  /// The packet that lies ready in `template`: which block, object and chunk.
+  var templateSerial: UInt64 = 0
+  var templateObject = -1
+  var templateIndex: UInt32 = 0
   var journeys: [(LinkID, [UInt8])] = []
   var nextBackground = Instant.never
   /// Blames that wait for their block; at most 64.
@@ -76,6 +82,7 @@ public struct RelayCore: ~Copyable {
   public init(_ configuration: RelayConfiguration) {
     self.configuration = configuration
     ownKey = key4(of: configuration.identity.publicKey)
+    genesis = configuration.network.genesis.hash
     if let anchor = configuration.anchor {
       chain = HeaderChain(network: configuration.network, anchor: anchor)
     } else {
@@ -85,7 +92,8 @@ public struct RelayCore: ~Copyable {
       identity: configuration.identity, network: configuration.network.name, overlay: configuration.overlay,
       offer: configuration.offer, capacity: LinkSet.capacity, settings: configuration.session,
       random: configuration.randomness)
-    store = TransactionStore(limits: configuration.store, seed: configuration.seed)
+    store = TransactionStore(
+      limits: configuration.store, seed: configuration.seed, shortIDBits: configuration.shortIDBits)
     transactions = TransactionRelay(epoch: 0, key: SipHash(k0: 0, k1: 0))
     links = .allocate(capacity: LinkSet.capacity)
     links.initialize(repeating: LinkState(), count: LinkSet.capacity)

@@ -1,0 +1,152 @@
+import Bitcoin
+import CLibsodium
+import Ground
+import Harness
+import RealBlocks
+import Relay
+import Session
+
+/// A block of the bench, parsed and hashed.
+struct BenchBlock {
+  let bytes: [UInt8]
+  let parsed: ParsedBlock
+  let height: Int
+
+  init(_ name: String) throws {
+    let raw = try RealBlocks.bytes(name)
+    var block = try ParsedBlock(parsing: raw.span.bytes)
+    block.hashAll(in: raw.span.bytes)
+    height = BIP34.height(of: block.transactions[0], in: raw.span.bytes) ?? 1
+    (bytes, parsed) = (raw, block)
+  }
+}
+
+/// The origin: from a reconstructed compact block (all ids known, root checked by the bridge) to the first sketch and the
+/// first repair packet, and from raw bytes to the first sketch packet; eight neighbours, all in step.
+func benchOrigin(_ block: BenchBlock) throws {
+  var sketch: [Double] = []
+  var repair: [Double] = []
+  var raw: [Double] = []
+  for run in 0..<12 {
+    let isRaw = run % 2 == 1
+    let loop = try Loop(
+      [[1, 2, 3, 4, 5, 6, 7, 8]] + Array(repeating: [0], count: 8), block: block.bytes, height: block.height)
+    for node in 0..<9 { loop.fill(node, block.parsed, block.bytes, missing: 0.01, seed: UInt64(run * 10 + node)) }
+    loop.run(.seconds(3))
+    loop.sinks[0].keeps = false
+    loop.sinks[0].firstSketch = nil
+    loop.sinks[0].firstChunk = nil
+    let start = Harness.now()
+    try loop.call(0) { core, sink, now in
+      _ = try core.submit(
+        block.bytes.span.bytes, parsed: isRaw ? nil : block.parsed, isChecked: !isRaw, arrival: now, now: now,
+        into: &sink)
+    }
+    while loop.sinks[0].firstChunk == nil && loop.cores[0].nextDeadline <= loop.now {
+      loop.call(0) { core, sink, now in core.deadlinePassed(now: now, into: &sink) }
+    }
+    guard let first = loop.sinks[0].firstSketch, let chunk = loop.sinks[0].firstChunk else {
+      Harness.fail("the origin sent nothing")
+    }
+    if isRaw {
+      raw.append((first - start).milliseconds)
+    } else {
+      sketch.append((first - start).milliseconds)
+      repair.append((chunk - start).milliseconds)
+    }
+  }
+  Harness.report("relay", "first_sketch_cmpct_ms", Harness.median(sketch.sorted()), "ms")
+  Harness.report("relay", "first_repair_cmpct_ms", Harness.median(repair.sorted()), "ms")
+  Harness.report("relay", "first_sketch_raw_ms", Harness.median(raw.sorted()), "ms")
+}
+
+/// Cut-through: one packet from the maker, opened and passed on to eight neighbours, against eight raw seals.
+func benchForward(_ block: BenchBlock) throws {
+  var forward: [Double] = []
+  for run in 0..<10 {
+    // 0 makes it, 1 forwards to 2 … 9, who have no other way to it.
+    let loop = try Loop(
+      [[1], [0, 2, 3, 4, 5, 6, 7, 8, 9]] + Array(repeating: [1], count: 8), block: block.bytes, height: block.height)
+    for node in 0..<2 { loop.fill(node, block.parsed, block.bytes, missing: 0.01, seed: UInt64(run * 10 + node)) }
+    loop.run(.seconds(3))
+    try loop.call(0) { core, sink, now in
+      _ = try core.submit(
+        block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
+    }
+    let packets = loop.queues[1].filter { $0.bytes.count == LoopSink.sketchBytes }
+    loop.sinks[1].keeps = false
+    // The first opens the gate; the last ones complete the sketch: neither is what a forwarded packet costs.
+    for (index, packet) in packets.prefix(14).enumerated() {
+      var bytes = packet.bytes
+      let before = loop.sinks[1].count
+      let start = Harness.now()
+      bytes.withUnsafeMutableBytes { buffer in
+        var span = MutableRawSpan(_unsafeBytes: buffer)
+        loop.cores[1].receive(
+          &span, from: Loop.address(0), arrival: loop.now, now: loop.now, into: &loop.sinks[1])
+      }
+      let end = Harness.now()
+      if index > 1 && loop.sinks[1].count == before + 8 { forward.append((end - start).milliseconds * 1_000) }
+    }
+  }
+  guard !forward.isEmpty else { Harness.fail("nothing was forwarded to eight") }
+  let seal = rawSealMicroseconds(bytes: 1_144)
+  let one = Harness.median(forward.sorted())
+  Harness.report("relay", "forward8_us", one, "us")
+  Harness.report("relay", "raw_seal_us", seal, "us")
+  Harness.report("relay", "forward8_ratio", one / (8 * seal), "ratio")
+}
+
+/// The AEAD that sessions use on this CPU, by itself.
+func rawSealMicroseconds(bytes count: Int) -> Double {
+  _ = sodium_init()
+  let state = UnsafeMutableRawPointer.allocate(byteCount: 512, alignment: 16)
+    .bindMemory(to: crypto_aead_aes256gcm_state.self, capacity: 1)
+  let key = [UInt8](repeating: 7, count: 32)
+  let isAES = crypto_aead_aes256gcm_is_available() == 1
+  if isAES { _ = crypto_aead_aes256gcm_beforenm(state, key) }
+  let plain = [UInt8](repeating: 1, count: count)
+  var sealed = [UInt8](repeating: 0, count: count + 16)
+  let header = [UInt8](repeating: 2, count: 16)
+  var nonce = [UInt8](repeating: 0, count: 12)
+  let rounds = 200
+  let times = Harness.times(least: 50, seconds: 0.2) {
+    for _ in 0..<rounds {
+      nonce[0] &+= 1
+      if isAES {
+        crypto_aead_aes256gcm_encrypt_afternm(&sealed, nil, plain, UInt64(count), header, 16, nil, nonce, state)
+      } else {
+        crypto_aead_chacha20poly1305_ietf_encrypt(&sealed, nil, plain, UInt64(count), header, 16, nil, nonce, key)
+      }
+    }
+  }
+  return Harness.median(times) * 1_000 / Double(rounds)
+}
+
+/// The receiver: from the packet that makes the body solvable, to the block with all checks passed; 1% missing.
+func benchVerify(_ block: BenchBlock) throws {
+  var times: [Double] = []
+  for run in 0..<12 {
+    let loop = try Loop([[1], [0]], block: block.bytes, height: block.height)
+    for node in 0..<2 { loop.fill(node, block.parsed, block.bytes, missing: 0.01, seed: UInt64(run * 10 + node)) }
+    loop.run(.seconds(3))
+    try loop.call(0) { core, sink, now in
+      _ = try core.submit(
+        block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
+    }
+    loop.work(0)
+    let packets = loop.queues[1]
+    loop.queues[1] = []
+    for packet in packets where !loop.verified[1] {
+      let start = Harness.now()
+      loop.deliver(packet, to: 1)
+      while !loop.verified[1] && loop.cores[1].nextDeadline <= loop.now {
+        loop.call(1) { core, sink, now in core.deadlinePassed(now: now, into: &sink) }
+      }
+      let end = Harness.now()
+      if loop.verified[1] && loop.lastNeeded[1] { times.append((end - start).milliseconds) }
+    }
+    if !loop.verified[1] { Harness.fail("the receiver did not complete") }
+  }
+  Harness.report("relay", "last_packet_to_verified_ms", Harness.median(times.sorted()), "ms")
+}
