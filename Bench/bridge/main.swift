@@ -81,7 +81,9 @@ for round in 0..<blocks {
   let text = try a.mine(1, to: try a.miningAddress())[0]
   let hash = Hash256(text)!
   // The overlay's place is taken by this hand-over; its own cost is `bench relay`'s.
-  while !siteA.log.read({ $0.blocks.last?.hash == hash }) {}
+  guard eventually(seconds: 20, { siteA.log.read { $0.blocks.last?.hash == hash } }) else {
+    Harness.fail("bridge: block \(text) did not reach the near bridge: \(siteA.log.read { $0.events.suffix(6) })")
+  }
   siteB.order(.deliver(siteA.log.read { $0.blocks.last!.bytes }))
   guard b.waitForTip(text), c.waitForTip(text) else { Harness.fail("bridge: block \(text) did not arrive") }
   Thread.sleep(forTimeInterval: 0.05)
