@@ -47,13 +47,15 @@ extension Decoder {
     forgetSyndromes()
   }
 
-  /// Keeps the syndromes up to date, as far as `budget` goes: at least one step, at most one step more than the budget.
+  /// Keeps the syndromes up to date, as far as `budget` goes: at least one step, at most one short step more than the
+  /// budget (a step of the transform is begun only within it).
   /// Call it between packets, and once the known ranges are told.
   public mutating func work(_ budget: Int = Work.slice) -> WorkStatus {
     if isComplete { return .idle }
     var left = budget
     while left > 0 {
       if spectrum.state == .building {
+        if left < shape.groupTransformBlocks, left < budget { return .more }
         left -= spectrum.step(data.base)
       } else if isTransformDue() {
         beginTransform()

@@ -2,7 +2,7 @@ import CKernels
 
 /// Makes repair chunks of an object it holds a copy of.
 ///
-/// The first use transforms the object (0.2 to 0.5 ms for a block; `prepare` does it in slices), after which repair
+/// The first use transforms the object (for a block 0.1 ms with AVX-512, 0.5 ms with SSSE3; `prepare` does it in slices), after which repair
 /// chunks come in batches of 64 and, where indexes go on, 256. Sixteen batches are kept, so that as many runs of
 /// indexes, one a peer say, advance side by side at the price of one. Objects of up to 40 chunks need no preparation.
 /// Memory: at most 3 × the object + 16 batches of 256 chunks.
@@ -88,11 +88,19 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
     return unsafe _overrideLifetime(span, borrowing: self)
   }
 
-  /// Transforms the object, as far as `budget` goes: at least one step, at most one step more than the budget.
+  /// A step of the transform is made within the budget or as the first thing; never for a budget of 0, which only asks.
+  private func canStep(_ left: Int, of budget: Int) -> Bool {
+    left > 0 && (left >= shape.groupTransformBlocks || left == budget)
+  }
+
+  /// Transforms the object, as far as `budget` goes: at least one step, and no other that exceeds the budget.
   public mutating func prepare(_ budget: Int = Work.slice) -> WorkStatus {
     var left = budget
-    while left > 0, spectrum.state == .building { left -= spectrum.step(source.base) }
-    return spectrum.state == .building ? .more : .idle
+    while spectrum.state == .building {
+      guard canStep(left, of: budget) else { return .more }
+      left -= spectrum.step(source.base)
+    }
+    return .idle
   }
 
   /// Makes repair chunks `indexes` ready (and before them the transform), as far as `budget` goes. Only the first
@@ -105,7 +113,7 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
     if shape.isDirect { return .idle }
     var left = budget
     while spectrum.state == .building {
-      if left <= 0 { return .more }
+      guard canStep(left, of: budget) else { return .more }
       left -= spectrum.step(source.base)
     }
     var x = shape.points + indexes.lowerBound

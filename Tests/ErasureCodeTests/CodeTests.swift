@@ -66,6 +66,11 @@ import Testing
     let object = random.bytes(300_000)
     var whole = try Encoder(object, 1_152)
     var sliced = try Encoder(object, 1_152)
+    // A budget of 0 asks and does nothing: all 18 steps are still there afterwards.
+    for _ in 0..<40 {
+      #expect(sliced.prepare(0) == .more)
+      #expect(try sliced.prepare(0..<1, budget: 0) == .more)
+    }
     var slices = 0
     while sliced.prepare(1) == .more { slices += 1 }
     #expect(slices == 17)
@@ -84,6 +89,20 @@ import Testing
       let isSame = try fresh.repair(index) == sliced.repair(index)
       #expect(isSame)
     }
+  }
+
+  /// In the largest object, two steps would be more work than a slice may have.
+  @Test func slicesAreNotOverrun() throws {
+    let object = [UInt8](repeating: 7, count: ObjectShape.maxSourceChunks * 1_152)
+    var encoder = try Encoder(object, 1_152)
+    var slices = 0
+    while encoder.prepare() == .more { slices += 1 }
+    #expect(slices == 17)
+    var decoder = Decoder(encoder.shape)
+    try decoder.addKnown(0..<object.count / 2, object.span.bytes.extracting(0..<object.count / 2))
+    slices = 0
+    while decoder.work() == .more { slices += 1 }
+    #expect(slices >= 17)
   }
 
   /// Both decoders get the same bytes, with byte ranges that begin and end anywhere.
