@@ -75,6 +75,7 @@ let package = Package(
       name: "lightpath",
       dependencies: [
         "Site", "Uring", "Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology", "RegtestNode", "Ground",
+        "Measurement",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],

@@ -58,13 +58,15 @@ public struct Recorder: Sendable {
     unixAtZero = unixNanosecondsAtZero
   }
 
-  /// A link and how fast light could cross it. Replaces what was known when the name changes.
-  public mutating func setPeer(_ link: LinkID, name: String, lightBound: Interval = .zero) {
+  /// A link and the least one-way delay that is certain in both directions: the light bound, or more where the operator
+  /// knows how lopsided the route can be (every millisecond more narrows the clock's bounds by one). Replaces what was
+  /// known when the name changes.
+  public mutating func setPeer(_ link: LinkID, name: String, leastDelay: Interval = .zero) {
     if peers[link]?.name == name {
-      peers[link]!.clock.floor = lightBound
+      peers[link]!.clock.floor = leastDelay
       return
     }
-    peers[link] = Peer(name: name, clock: ClockFilter(floor: lightBound))
+    peers[link] = Peer(name: name, clock: ClockFilter(floor: leastDelay))
   }
 
   public mutating func removePeer(_ link: LinkID) { peers[link] = nil }

@@ -10,7 +10,7 @@ import Testing
   /// Peer's clock is 5 s ahead; 20 ms there, 24 ms back.
   private func recorder(exchanges: Int = 5) -> Recorder {
     var recorder = Recorder(home: "here", unixNanosecondsAtZero: 1_700_000_000_000_000_000)
-    recorder.setPeer(link, name: "there", lightBound: .milliseconds(Int64(15)))
+    recorder.setPeer(link, name: "there", leastDelay: .milliseconds(Int64(15)))
     for index in 0..<exchanges {
       let t = Double(index) * 1_000
       recorder.exchange(
