@@ -51,6 +51,32 @@ import Testing
     #expect(honest == true)
   }
 
+  @Test func anHonestForwarderPointsFurther() throws {
+    let block = try TestBlock("413567")
+    // 0 lies to 1, which passes it on to 2; 3 is honest and known to both.
+    let net = TestNet([[1], [0, 2, 3], [1, 3], [1, 2]], block: block.bytes, height: block.height)
+    net.start()
+    for node in 1...2 { fill(net, node, block, without: 100...110) }
+    net.run(.seconds(4))
+    let bad = poisoned(block, missing: 100...110)
+    net.with(0) { core, sink, now in
+      _ = try? core.submit(
+        bad.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
+    }
+    net.run(.milliseconds(15 as Int64))
+    try net.submit(block, at: 3)
+    let ok = net.run(.seconds(20)) { net.isComplete(1, block.hash) && net.isComplete(2, block.hash) }
+    #expect(ok)
+    net.run(.seconds(2))
+    #expect(net.holds(1, block) && net.holds(2, block))
+    #expect(net.events(1, .demoted).contains { $0.link.index == 0 })
+    if net.events(2, .demoted).contains(where: { $0.link.index == 1 }) {
+      #expect(net.events(2, .pointed).contains { $0.link.index == 1 })
+    }
+    #expect(!net.events(2, .demoted).contains { $0.link.index == 3 })
+    #expect(!net.events(1, .demoted).contains { $0.link.index == 3 })
+  }
+
   @Test func aLieAboutTheSizeIsOutlived() throws {
     let block = try TestBlock("413567")
     let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)

@@ -50,13 +50,13 @@ extension RelayCore {
   }
 
   /// A fresh decoder, fed from the log: all of it, or what one neighbour delivered.
-  private mutating func startOver(_ slot: Int, _ objectSlot: Int, only source: LinkID?) {
+  private mutating func startOver(_ slot: Int, _ objectSlot: Int, only source: LinkID?, withLog: Bool = true) {
     let block = blocks[slot]
     let object = block.pointee.object(objectSlot)
     object.pointee.only = source
     if let decoder = object.pointee.decoder.take() { decoders.give(decoder) }
     object.pointee.decoder = decoders.take(object.pointee.shape)
-    guard let source else { return }
+    guard let source, withLog else { return }
     for entry in 0..<object.pointee.log.count {
       let chunk = object.pointee.log[entry]
       if chunk.from != source { continue }
@@ -110,11 +110,16 @@ extension RelayCore {
     let body = block.pointee.object(BlockState.bodySlot)
     block.pointee.repair.step = .single
     block.pointee.repair.asks = 0
+    var isFresh = false
     if nextSource(slot, body.pointee.sources) == nil {
+      // All were tried with what the log has of them: once more, with what they send now.
+      isFresh = true
       block.pointee.repair.tried = .none
-      _ = nextSource(slot, body.pointee.sources)
+      if nextSource(slot, body.pointee.sources | upLinks) == nil { block.pointee.repair.source = RelayEvent.noLink }
     }
-    startOver(slot, BlockState.bodySlot, only: block.pointee.repair.source)
+    let source = block.pointee.repair.source
+    startOver(
+      slot, BlockState.bodySlot, only: source == RelayEvent.noLink ? nil : source, withLog: !isFresh)
     // Matches that the header's own lists proved stay; others are not worth the doubt.
     block.pointee.repair.singles += 1
     if block.pointee.assembly.sketch != nil && block.pointee.repair.isListed && block.pointee.repair.singles == 1 {

@@ -246,6 +246,7 @@ extension RelayCore {
     // The packet is written once; for each neighbour only what is about it changes, and the seal reads it from here.
     let isReady =
       templateSerial == block.pointee.serial && templateObject == objectSlot && templateIndex == index
+      && templateMaker == maker
     let template = scratch + RelayCore.templateOffset
     let count: Int
     if object.pointee.kind == .sketch {
@@ -276,7 +277,8 @@ extension RelayCore {
         ).write(into: &out)
       }
     }
-    (templateSerial, templateObject, templateIndex) = (block.pointee.serial, objectSlot, index)
+    (templateSerial, templateObject) = (block.pointee.serial, objectSlot)
+    (templateIndex, templateMaker) = (index, maker)
     let message = UnsafeRawBufferPointer(start: template, count: count)
     guard sessions.send(message.bytes, on: peer, urgency: urgency, flow: flow, into: &sink) else { return false }
     counters.packetsSealed += 1

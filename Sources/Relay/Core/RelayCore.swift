@@ -42,6 +42,7 @@ public struct RelayCore: ~Copyable {
   var templateSerial: UInt64 = 0
   var templateObject = -1
   var templateIndex: UInt32 = 0
+  var templateMaker: UInt32 = 0
   var journeys: [(LinkID, [UInt8])] = []
   var nextBackground = Instant.never
   /// Blames that wait for their block; at most 64.
