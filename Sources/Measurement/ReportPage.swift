@@ -68,7 +68,7 @@ public enum ReportPage {
       "Lead over the public network", report.lead.p50.map(Text.ms) ?? "–", "ms",
       report.lead.p10.map { "median; 1 block in 10 under \(Text.ms($0)) ms" } ?? "no public peer watched")
     tile(
-      "First of the two", report.lead.winPercent.map { Text.fixed($0, 1) } ?? "–", "%",
+      "Before plain P2P had it", report.lead.winPercent.map { Text.fixed($0, 1) } ?? "–", "%",
       report.lead.winPercentLow.map {
         "of \(Text.count(report.lead.blocks)) blocks (95 %: \(Text.fixed($0, 1)) to \(Text.fixed(report.lead.winPercentHigh ?? 100, 1)))"
       } ?? "")
