@@ -98,6 +98,8 @@ let package = Package(
     tests("NodeBridge", ["BridgeSite", "Bitcoin", "Ground", "Mempool", "RegtestNode", "Uring"]),
     tests("Topology", ["Ground"]),
     tests("Simulation", ["Ground", "Topology"]),
+    .testTarget(
+      name: "LightpathTests", dependencies: ["lightpath", "Session", "Ground", "RealBlocks"], swiftSettings: swift),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
     tests("Uring", ["Ground", "CRing", "UringSupport"]),
 
