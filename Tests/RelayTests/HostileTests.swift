@@ -5,7 +5,8 @@ import Relay
 import Testing
 import Wire
 
-/// What an authenticated neighbour can say: nothing of it crashes the relay or grows it beyond its bounds.
+/// What an authenticated neighbour can say: nothing of it crashes the relay, grows it beyond its bounds or
+/// keeps a block away.
 @Suite struct HostileTests {
   private func message(_ random: inout SeededRandom, _ block: TestBlock) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 1_300)
@@ -63,8 +64,8 @@ import Wire
     return result
   }
 
-  @Test(.timeLimit(.minutes(1)), arguments: 1...3)
-  func noisyNeighboursCrashNothingAndGrowNothing(_ seed: Int) throws {
+  @Test(.timeLimit(.minutes(1)), arguments: 1...8)
+  func noisyNeighboursCrashNothingAndStopNothing(_ seed: Int) throws {
     let block = try TestBlock("482683")
     let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height, seed: UInt64(seed))
     net.start()
@@ -81,6 +82,10 @@ import Wire
     }
     let held = net.with(1) { core, _, _ in core.heldBytes }
     #expect(held < 400 << 20)
+    // An honest neighbour's block gets through all the same.
+    try net.submit(block, at: 2)
+    let isThere = net.run(.seconds(60)) { net.isComplete(1, block.hash) }
+    #expect(isThere)
   }
 
   @Test func pureNoiseIsCounted() throws {

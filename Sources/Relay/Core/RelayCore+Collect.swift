@@ -42,8 +42,9 @@ extension RelayCore {
     }
     if let entry = object.pointee.log.find(chunk.index) {
       object.pointee.log.mark(entry, knownTo: from.link)
-      if object.pointee.only == from.link && object.pointee.log[entry].from != from.link {
-        // The neighbour that is relied on sends what another sent before, perhaps wrong: its own word counts.
+      if object.pointee.isSuspect && (object.pointee.only ?? from.link) == from.link {
+        // What the log has under this index may be wrong, or isn't in the decoder that was begun anew: the word of the
+        // neighbour that is relied on counts. A true repetition is refused by the decoder.
         _ = feed(chunk.index, bytes, object, from)
         progress(slot, objectSlot, from, into: &sink)
       } else {
@@ -132,7 +133,7 @@ extension RelayCore {
   }
 
   /// The sketch's decoder has enough: solve it, check it against its id, parse it and look its ids up.
-  private mutating func sketchIsWhole(
+  mutating func sketchIsWhole(
     _ slot: Int, _ objectSlot: Int, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
   ) {
     let block = blocks[slot]

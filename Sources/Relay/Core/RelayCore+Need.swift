@@ -89,7 +89,10 @@ extension RelayCore {
     while let peer = peers.popFirst() {
       let lane = object.pointee.lanes[peer]
       if lane.pointee.promised <= 0 && lane.pointee.outstanding <= 0 { continue }
-      let until = lane.pointee.heard + patience(peer, asked: lane.pointee.outstanding > 0, block.pointee.asks)
+      let until =
+        lane.pointee.heard
+        + patience(
+          peer, asked: lane.pointee.outstanding > 0, tries(slot, objectSlot))
       if until <= now {
         lane.pointee.promised = 0
         lane.pointee.outstanding = 0
@@ -105,6 +108,13 @@ extension RelayCore {
       return
     }
     ask(slot, objectSlot, lacking: lacking, now: now, into: &sink)
+  }
+
+  /// Requests that went unanswered, as far as they lengthen the wait: while one neighbour is relied on only those to it,
+  /// so that a silent one is left after a few round trips whatever was asked before.
+  private func tries(_ slot: Int, _ objectSlot: Int) -> Int {
+    let block = blocks[slot]
+    return block.pointee.object(objectSlot).pointee.only == nil ? block.pointee.asks : block.pointee.repair.asks
   }
 
   /// How long after its last sign a neighbour's promise is believed.
@@ -177,7 +187,7 @@ extension RelayCore {
         RelayEvent(
           .asked, link: peer, at: now, block: block.pointee.hash, a: UInt64(count),
           b: UInt64(object.pointee.kind.rawValue)))
-      wait = max(wait, patience(peer, asked: true, block.pointee.asks))
+      wait = max(wait, patience(peer, asked: true, tries(slot, objectSlot)))
     }
     block.pointee.nextAsk = now + wait
   }

@@ -28,6 +28,11 @@ extension RelayCore {
     }
     startOver(slot, objectSlot, only: source)
     touched |= 1 << UInt64(slot)
+    if object.pointee.decoder!.needed == 0 {
+      // What the log has of it suffices, and no further chunk may ever come: judge it now. Each is tried once a round.
+      let again = Arrival(link: source, counter: 0, arrival: now, now: now)
+      sketchIsWhole(slot, objectSlot, again, into: &sink)
+    }
   }
 
   /// A neighbour that wasn't relied on by itself yet: those that have the whole block first, then the nearest.
@@ -43,6 +48,7 @@ extension RelayCore {
       if let best {
         block.pointee.repair.tried.insert(best)
         block.pointee.repair.source = best
+        block.pointee.repair.asks = 0
         return best
       }
     }
@@ -132,6 +138,8 @@ extension RelayCore {
       block.pointee.assembly.reset()
       block.pointee.stage = .gathering
     }
+    // The log alone may suffice: no chunk need come for the next step.
+    addWork(slot)
     touched |= 1 << UInt64(slot)
   }
 
@@ -169,10 +177,13 @@ extension RelayCore {
         : commitment.map { SHA256.double(root, $0.nonce) == $0.hash } ?? false)
     if !isProved {
       // A wrong chunk here too: from one neighbour at a time.
+      object.pointee.isSuspect = true
       let source = nextSource(slot, object.pointee.sources)
+      if source == nil { block.pointee.repair.tried = .none }
       startOver(slot, objectSlot, only: source)
       if isTxids || source != nil {
         touched |= 1 << UInt64(slot)
+        if object.pointee.decoder!.needed == 0 { listIsWhole(slot, objectSlot, from, into: &sink) }
         return
       }
     }
