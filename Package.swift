@@ -63,7 +63,7 @@ let package = Package(
       "Relay", ["Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "Ground", "CKernels"],
       exclude: ["README.md", "PROTOCOL.md", "SKETCH.md", "REDUNDANCY.md"]),
     room("Topology", ["Ground", "CLibsecp256k1"]),
-    room("Simulation", ["Ground", "Topology"]),
+    room("Simulation", ["Relay", "Session", "Mempool", "Bitcoin", "Wire", "Topology", "Ground"]),
 
     room(
       "Measurement",
@@ -74,8 +74,8 @@ let package = Package(
     .executableTarget(
       name: "lightpath",
       dependencies: [
-        "Site", "Uring", "Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology", "RegtestNode", "Ground",
-        "Measurement",
+        "Site", "Simulation", "Uring", "Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology",
+        "RegtestNode", "Ground", "Measurement",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],
@@ -97,7 +97,7 @@ let package = Package(
       path: "Tests/BridgeSite", swiftSettings: swift),
     tests("NodeBridge", ["BridgeSite", "Bitcoin", "Ground", "Mempool", "RegtestNode", "Uring"]),
     tests("Topology", ["Ground"]),
-    tests("Simulation", ["Ground", "Topology"]),
+    tests("Simulation", ["Ground", "Topology", "RealBlocks"]),
     .testTarget(
       name: "LightpathTests", dependencies: ["lightpath", "Session", "Ground", "RealBlocks"], swiftSettings: swift),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
@@ -108,6 +108,7 @@ let package = Package(
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
     bench("simulation", ["Simulation", "Ground"]),
+    bench("chaos", ["Simulation", "Ground", "RealBlocks"]),
     bench("bridge", ["BridgeSite", "Bitcoin", "Ground", "NodeBridge", "RegtestNode"]),
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
     bench("relay", ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium"]),

@@ -2,7 +2,7 @@ import Ground
 
 /// A node's sink: the network's side of the port. Datagrams queued here leave when the node's present run has ended.
 public struct NodeSink: DatagramSink, ~Copyable {
-  let network: UnsafeMutablePointer<Network>
+  let network: UnsafeMutablePointer<NetworkState>
   let node: Int
 
   private func isLink(_ link: LinkID) -> Bool { Int(link.index) < network.pointee.model.maxLinks }

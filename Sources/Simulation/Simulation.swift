@@ -13,7 +13,7 @@ public protocol SimulatedCore: DatagramCore, ~Copyable {
 /// A node is one pinned thread: it takes what has arrived (at most `maxBatch` at a time), calls the core, and while the
 /// core's work and the driver's own take virtual time, what arrives waits. What it sends leaves when the run is over.
 public final class Simulation<Core: SimulatedCore & ~Copyable> {
-  let network: UnsafeMutablePointer<Network>
+  let network: UnsafeMutablePointer<NetworkState>
   private var cores: [UnsafeMutablePointer<Core>?] = []
   private var makers: [(_ incarnation: Int) -> Core] = []
   private var incarnations: [Int] = []
@@ -27,7 +27,7 @@ public final class Simulation<Core: SimulatedCore & ~Copyable> {
   public init(seed: UInt64, model: NetworkModel = NetworkModel(), defaultPath: PathModel = PathModel(delay: .zero)) {
     precondition(model.maxLinks <= 128)
     network = .allocate(capacity: 1)
-    network.initialize(to: Network(model: model))
+    network.initialize(to: NetworkState(model: model))
     random = SeededRandom(seed: seed)
     self.defaultPath = defaultPath
   }
@@ -411,7 +411,7 @@ public final class Simulation<Core: SimulatedCore & ~Copyable> {
     let deadline = core.pointee.nextDeadline
     if deadline != .never {
       let due = network.pointee.nodes[node].clock.trueTime(of: deadline)
-      network.pointee.schedule(run: node, at: max(due, end + (isStuck ? 1_000 : 0)))
+      network.pointee.schedule(run: node, at: max(due, isStuck && end == begin ? end + 1_000 : end))
     }
   }
 }

@@ -37,12 +37,30 @@ public struct OverlayTopology: Hashable, Sendable {
     /// What the site may send over all links together.
     public var uplink: LinkRate
     public var nodes: [Node]
+
+    public init(
+      name: String, publicKey: [UInt8], addresses: [PeerAddress], latitude: Double, longitude: Double, uplink: LinkRate,
+      nodes: [Node] = []
+    ) {
+      self.name = name
+      self.publicKey = publicKey
+      self.addresses = addresses
+      self.latitude = latitude
+      self.longitude = longitude
+      self.uplink = uplink
+      self.nodes = nodes
+    }
   }
 
   public struct Group: Hashable, Sendable {
     public var name: String
     /// Indexes into `relays`; each of them is linked with each other.
     public var members: [Int]
+
+    public init(name: String, members: [Int]) {
+      self.name = name
+      self.members = members
+    }
   }
 
   /// Two relays that talk to each other.
@@ -57,6 +75,18 @@ public struct OverlayTopology: Hashable, Sendable {
     public var delay: Interval
     /// False when the delay was derived from the positions.
     public var isDelayConfigured: Bool
+
+    public init(
+      a: Int, b: Int, rate: LinkRate, trustInA: Trust, trustInB: Trust, delay: Interval, isDelayConfigured: Bool
+    ) {
+      self.a = a
+      self.b = b
+      self.rate = rate
+      self.trustInA = trustInA
+      self.trustInB = trustInB
+      self.delay = delay
+      self.isDelayConfigured = isDelayConfigured
+    }
   }
 
   public var name: String
@@ -67,6 +97,18 @@ public struct OverlayTopology: Hashable, Sendable {
   public var groups: [Group]
   /// Every link of every group and every `[[link]]`, each pair once, ordered by (`a`, `b`).
   public var links: [Link]
+
+  /// An overlay put together in code (tests, simulations); nothing is checked. Files are read with `init(text:)`.
+  public init(
+    name: String, network: Network, pathFactor: Double, relays: [Relay], groups: [Group], links: [Link]
+  ) {
+    self.name = name
+    self.network = network
+    self.pathFactor = pathFactor
+    self.relays = relays
+    self.groups = groups
+    self.links = links
+  }
 
   public func relayIndex(named name: String) -> Int? { relays.firstIndex { $0.name == name } }
 

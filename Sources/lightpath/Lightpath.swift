@@ -15,7 +15,7 @@ struct Lightpath: ParsableCommand {
     version: "lightpath 1.0.0",
     subcommands: [
       Keygen.self, Check.self, RelayCommand.self, Status.self, SubmitBlock.self, Reload.self, ReportCommand.self,
-      Demo.self,
+      Demo.self, Simulate.self,
     ])
 }
 

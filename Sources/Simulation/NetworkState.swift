@@ -94,7 +94,7 @@ struct SimulatedPath {
 
 /// The network's state, apart from the cores. Lives behind one pointer that the simulation and its sinks share; a run is
 /// single-threaded.
-struct Network: ~Copyable {
+struct NetworkState: ~Copyable {
   let model: NetworkModel
   var now: UInt64 = 0
   var heap = EventHeap()

@@ -1,0 +1,73 @@
+import Ground
+
+/// One of the sweep's relays: an honest one, or a liar.
+struct ChaosCore: SimulatedCore, ~Copyable {
+  private let honest: UnsafeMutablePointer<RelayNode>?
+  private let liar: UnsafeMutablePointer<LyingRelay>?
+
+  init(_ node: consuming RelayNode) {
+    honest = .allocate(capacity: 1)
+    honest?.initialize(to: node)
+    liar = nil
+  }
+
+  init(_ node: consuming LyingRelay) {
+    liar = .allocate(capacity: 1)
+    liar?.initialize(to: node)
+    honest = nil
+  }
+
+  deinit {
+    honest?.deinitialize(count: 1)
+    honest?.deallocate()
+    liar?.deinitialize(count: 1)
+    liar?.deallocate()
+  }
+
+  /// The honest relay, if it is one.
+  func withHonest<R>(_ body: (inout RelayNode) -> R) -> R? {
+    guard let honest else { return nil }
+    return body(&honest.pointee)
+  }
+
+  /// Offers a block to an honest relay as its node would, unchecked.
+  mutating func submit(
+    _ block: [UInt8], now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool { honest?.pointee.submit(raw: block, now: now, into: &sink) ?? true }
+
+  var lies: Int { liar?.pointee.lies ?? 0 }
+  var workNanoseconds: UInt64 { honest?.pointee.workNanoseconds ?? liar?.pointee.workNanoseconds ?? 0 }
+  var nextDeadline: Instant { honest?.pointee.nextDeadline ?? liar?.pointee.nextDeadline ?? .never }
+
+  mutating func start(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    honest?.pointee.start(now: now, into: &sink)
+    liar?.pointee.start(now: now, into: &sink)
+  }
+  mutating func receive(
+    _ datagram: inout MutableRawSpan, from source: PeerAddress, arrival: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) {
+    honest?.pointee.receive(&datagram, from: source, arrival: arrival, now: now, into: &sink)
+    liar?.pointee.receive(&datagram, from: source, arrival: arrival, now: now, into: &sink)
+  }
+  mutating func batchEnded(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    honest?.pointee.batchEnded(now: now, into: &sink)
+    liar?.pointee.batchEnded(now: now, into: &sink)
+  }
+  mutating func deadlinePassed(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    honest?.pointee.deadlinePassed(now: now, into: &sink)
+    liar?.pointee.deadlinePassed(now: now, into: &sink)
+  }
+  mutating func roomAvailable(on link: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    honest?.pointee.roomAvailable(on: link, now: now, into: &sink)
+    liar?.pointee.roomAvailable(on: link, now: now, into: &sink)
+  }
+  mutating func woken(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    honest?.pointee.woken(now: now, into: &sink)
+    liar?.pointee.woken(now: now, into: &sink)
+  }
+  mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    honest?.pointee.stop(now: now, into: &sink)
+    liar?.pointee.stop(now: now, into: &sink)
+  }
+}
