@@ -19,12 +19,12 @@ public final class FibreBlock: Sendable {
     headerChunks = (headerBytes + Self.chunkBytes - 1) / Self.chunkBytes
     var places: [(Int32, Int32)] = [(0, 0)]
     var chunks = 0
-    // Chunks with room left, newest last: 'packed so that few cross a chunk edge', and no chunk is wasted.
+    // Chunks with room left, newest last: 'packed so that few cross a chunk edge'.
     var open: [(chunk: Int, room: Int)] = []
     func keepOpen(_ chunk: Int, _ room: Int) {
       if room < 60 { return }
       open.append((chunk, room))
-      if open.count > 32 { open.removeFirst() }
+      if open.count > 512 { open.removeFirst() }
     }
     for bytes in transactionBytes.dropFirst() {
       if bytes <= Self.chunkBytes {
@@ -46,7 +46,10 @@ public final class FibreBlock: Sendable {
       }
     }
     self.places = places
-    bodyChunks = max(1, chunks)
+    // FIBRE lets some transactions cross an edge rather than waste room: the body has as many chunks as its bytes fill,
+    // and what was packed beyond them shares a chunk with what came first. That can only make fewer chunks missing.
+    let bytes = transactionBytes.dropFirst().reduce(0, +)
+    bodyChunks = max(1, min(chunks, (bytes + Self.chunkBytes - 1) / Self.chunkBytes))
   }
 
   /// Whole-chunk repair: the chunks that at least one missing transaction touches, as a bit set, and their number.
@@ -54,6 +57,7 @@ public final class FibreBlock: Sendable {
     var bits = [UInt64](repeating: 0, count: (bodyChunks + 63) / 64)
     for index in missing {
       for chunk in Int(places[index].first)..<Int(places[index].first + places[index].count) {
+        let chunk = chunk % bodyChunks
         bits[chunk >> 6] |= 1 << UInt64(chunk & 63)
       }
     }
