@@ -60,8 +60,6 @@ struct Demo: ParsableCommand {
     var repair_packets: Int
     var mempool_pct: Double
     var extra_rounds: Int
-    /// Only with real nodes: from the announcement to the node's new tip.
-    var tip_ms: Double?
   }
   struct Row: Codable {
     var block: String
