@@ -2,9 +2,10 @@ import Bitcoin
 import Ground
 import Relay
 
-/// Nanoseconds that a relay's work takes, by what its core counted. Fitted to the CPU time of 126,000 calls into the
-/// core while it relayed 702861 among eight relays, on one core of the 2-core x86-64 machine that the project's figures
-/// come from. The core counts whole slices, so short ones are charged too much rather than too little.
+/// Nanoseconds that a relay's work takes, by what its core counted. Set after the CPU time of 126,000 calls into an early
+/// core that relayed 702861 among eight relays, on a busy 2-core x86-64 machine; to be fitted again on a quiet one. Short
+/// slices are charged as whole ones (too much); work that the core doesn't count (releasing a settled block, parsing) is
+/// not charged (too little). `perSolvedByte` is an estimate.
 public struct RelayCosts: Hashable, Sendable {
   /// Opening or sealing: a call, and each byte of AES-256-GCM.
   public var perPacket = 300.0
