@@ -8,44 +8,41 @@ import RegtestNode
 import Synchronization
 
 // Three real nodes on loopback: A mines blocks of about 2,500 transactions; B hears of them only through two bridges, C
-// is connected to A directly and gets compact blocks as nodes do among themselves. Same blocks, same run.
-// Needs BITCOIND; `--blocks N` (default 12), `--transactions N` (default 2,500).
+// is connected to A directly and gets compact blocks as nodes do among themselves. The blocks go to B and to C in turn:
+// while one is timed the other one is held up, because three nodes on two cores would time each other. All mempools are
+// equally warm. The overlay's place is taken by a hand-over in memory: its own cost is `bench relay`'s.
+//
+// The near bridge's mirror holds 150,000 transactions: in one half of the blocks the block's own are spread evenly over
+// them by age, in the other they are the newest.
+//
+// Needs BITCOIND; `--blocks N` to each of B and C (default 8), `--transactions N` (default 2,500), `--mirror N`.
 
 guard let binary = ProcessInfo.processInfo.environment["BITCOIND"], !binary.isEmpty else {
   print("{\"bench\":\"bridge\",\"skipped\":\"set BITCOIND to a Bitcoin Core bitcoind\"}")
   exit(0)
 }
-let blocks = Harness.options("blocks").first.flatMap(Int.init) ?? 12
+let blocks = Harness.options("blocks").first.flatMap(Int.init) ?? 8
 let count = Harness.options("transactions").first.flatMap(Int.init) ?? 2_500
+let mirror = Harness.options("mirror").first.flatMap(Int.init) ?? 150_000
+/// Of the transactions made up for the mirror: with 150,000 about 75 MB.
+let fillBytes = 500
 
-func start() throws -> RegtestNode {
+func start(_ debug: [String]) throws -> RegtestNode {
   try RegtestNode(
     binary: binary, kind: .core,
     folder: FileManager.default.temporaryDirectory.appending(path: "lightpath-bench-\(UUID().uuidString)"),
-    p2pPort: RegtestNode.freePort(), rpcPort: RegtestNode.freePort(), extraArguments: ["-debug=bench"])
+    p2pPort: RegtestNode.freePort(), rpcPort: RegtestNode.freePort(), extraArguments: debug.map { "-debug=\($0)" })
 }
 
-/// Microseconds since 1970 at which a node's log says that `hash` became its tip.
-func tipTime(_ node: RegtestNode, _ hash: String) -> Double? {
-  guard let log = try? String(contentsOf: node.log, encoding: .utf8),
-    let line = log.split(separator: "\n").last(where: { $0.contains("UpdateTip: new best=\(hash)") })
-  else { return nil }
-  let formatter = ISO8601DateFormatter()
-  let stamp = line.prefix(26)  // 2026-01-01T00:00:00.000000
-  guard let whole = formatter.date(from: stamp.prefix(19) + "Z"), let fraction = Double("0" + stamp.dropFirst(19))
-  else {
-    return nil
-  }
-  return (whole.timeIntervalSince1970 + fraction) * 1e6
+let (a, b, c) = (try start(["net"]), try start(["bench", "cmpctblock"]), try start(["bench", "cmpctblock"]))
+let nodes = [a, b, c]
+@MainActor func leave(_ message: String) -> Never {
+  for node in nodes { node.remove() }
+  Harness.fail("bridge: \(message)")
 }
+func say(_ text: String) { FileHandle.standardError.write(Data("bridge: \(text)\n".utf8)) }
 
-func configuration(_ node: RegtestNode) -> NodeConfiguration {
-  NodeConfiguration(name: "node", address: PeerAddress("127.0.0.1:\(node.p2pPort)")!)
-}
-
-let (a, b, c) = (try start(), try start(), try start())
-defer { for node in [a, b, c] { node.remove() } }
-FileHandle.standardError.write(Data("bridge: making \(count) coins\n".utf8))
+say("making \(count) coins")
 var coins = try a.makeCoins(count)
 for height in 1...(try a.blockCount()) {
   let hash = try a.rpc.call("getblockhash", [height]) as? String ?? ""
@@ -53,51 +50,143 @@ for height in 1...(try a.blockCount()) {
   for node in [b, c] { try node.rpc.call("submitblock", [block]) }
 }
 try c.rpc.call("addnode", ["127.0.0.1:\(a.p2pPort)", "add"])
+func configuration(_ node: RegtestNode) -> NodeConfiguration {
+  NodeConfiguration(name: "node", address: PeerAddress("127.0.0.1:\(node.p2pPort)")!)
+}
 let siteA = try Site(network: .regtest, nodes: [configuration(a)])
 let siteB = try Site(network: .regtest, nodes: [configuration(b)])
-var announce: [Double] = []
-var write: [Double] = []
+/// Blocks go on to the far bridge at once, on the near one's thread.
+let isBridged = Flag()
+let logB = siteB.log
+let wakeB = siteB.waker
+siteA.log.onBlock.withLock {
+  $0 = { [isBridged, logB, wakeB] block in
+    if isBridged.value.load(ordering: .acquiring) {
+      logB.write { $0.orders.append(.relay(block)) }
+      wakeB.signal()
+    }
+  }
+}
+let feeds = try nodes.map { try NodeFeed(port: $0.p2pPort, network: .regtest) }
+let logs = nodes.map { NodeLog($0.log) }
+
+var bridgedStages = Stages(names: [
+  "announce_to_read_ms", "announce_to_core_ms", "handover_ms", "core_to_node_write_ms", "write_to_seen_ms",
+  "seen_to_rebuilt_ms", "rebuilt_to_tip_ms",
+])
+var directStages = Stages(names: ["announce_to_seen_ms", "seen_to_rebuilt_ms", "rebuilt_to_tip_ms"])
+var announceSpread: [Double] = []
+var announceRecent: [Double] = []
 var direct: [Double] = []
 var bridged: [Double] = []
-for round in 0..<blocks {
-  FileHandle.standardError.write(Data("bridge: block \(round + 1) of \(blocks)\n".utf8))
-  let spends = coins.map { a.spend($0, bytes: 350) }
-  coins = spends.map(\.next)
-  let raws = spends.map(\.raw)
-  // Some may have come by the connection before.
-  for node in [a, b] { try node.send(all: raws) }
-  for start in stride(from: 0, to: raws.count, by: 200) {
-    _ = try? c.send(all: Array(raws[start..<min(raws.count, start + 200)]))
+var bytes = 0
+
+/// Fills all mempools, and the near mirror up to `mirror`.
+@MainActor func fill(_ raws: [[UInt8]], spread: Bool) throws {
+  siteA.order(.reset)
+  guard eventually({ siteA.log.read { $0.mempool } == 0 }) else { leave("the mirror was not emptied") }
+  let others = max(0, mirror - count)
+  let pieces = spread ? 5 : 1
+  for piece in 0..<pieces {
+    siteA.order(.fill(count: others / pieces, bytes: fillBytes))
+    let mine = Array(raws[count * piece / pieces..<count * (piece + 1) / pieces])
+    let filled = others / pieces * (piece + 1)
+    if spread {
+      try feeds[0].send(mine)
+      guard eventually(seconds: 30, { siteA.log.read { $0.mempool } == filled + count * (piece + 1) / pieces }) else {
+        leave("the mirror did not fill: \(siteA.log.read { $0.mempool })")
+      }
+    }
   }
+  if !spread { try feeds[0].send(raws) }
+  try feeds[1].send(raws)
+  try feeds[2].send(raws)
+  let whole = others / pieces * pieces + count
   let ready = eventually(seconds: 60) {
-    siteA.log.read { $0.mempool } == count && siteB.log.read { $0.mempool } == count
-      && ((try? c.rpc.call("getmempoolinfo")) as? [String: Any])?["size"] as? Int == count
+    siteA.log.read { $0.mempool } == whole && siteB.log.read { $0.mempool } == count
+      && nodes.allSatisfy { (try? $0.mempoolCount()) == count }
   }
   if !ready {
-    Harness.fail(
-      "bridge: the mempools did not fill: \(siteA.log.read { $0.mempool }) and \(siteB.log.read { $0.mempool }) mirrored, "
-        + "\(String(describing: try? c.rpc.call("getmempoolinfo"))) at the third node")
+    leave(
+      "the mempools did not fill: \(siteA.log.read { $0.mempool }) and \(siteB.log.read { $0.mempool }) mirrored, "
+        + "\(nodes.map { (try? $0.mempoolCount()) ?? -1 }) at the nodes")
   }
-  let text = try a.mine(1, to: try a.miningAddress())[0]
-  let hash = Hash256(text)!
-  // The overlay's place is taken by this hand-over; its own cost is `bench relay`'s.
-  guard eventually(seconds: 20, { siteA.log.read { $0.blocks.last?.hash == hash } }) else {
-    Harness.fail("bridge: block \(text) did not reach the near bridge: \(siteA.log.read { $0.events.suffix(6) })")
+}
+
+// The first to each only makes the nodes select their peers.
+for round in 0..<2 * (blocks + 1) {
+  let (toB, isMeasured) = (round % 2 == 0, round >= 2)
+  let spread = round / 2 % 2 == 0
+  say("block \(round + 1) of \(2 * (blocks + 1)), \(toB ? "bridged" : "direct"), \(spread ? "spread" : "recent")")
+  let spends = coins.map { a.spend($0, bytes: 350) }
+  coins = spends.map(\.next)
+  try fill(spends.map(\.raw), spread: spread)
+  siteA.order(.ignoreBlocks(!toB))
+  isBridged.value.store(toB, ordering: .releasing)
+  // Whatever the mempools' filling has left to do.
+  Thread.sleep(forTimeInterval: 0.3)
+  if toB { c.pause() }
+  let clocks = Int(SystemClock.realtime()) - Int(SystemClock.now().nanoseconds)
+  let hash = try a.mine(1, to: try a.miningAddress())[0]
+  let target = toB ? b : c
+  guard target.waitForTip(hash) else {
+    leave(
+      "block \(hash) did not arrive: \(siteA.log.read { $0.events.suffix(4) }) \(siteB.log.read { $0.events.suffix(4) })"
+    )
   }
-  siteB.order(.deliver(siteA.log.read { $0.blocks.last!.bytes }))
-  guard b.waitForTip(text), c.waitForTip(text) else { Harness.fail("bridge: block \(text) did not arrive") }
-  Thread.sleep(forTimeInterval: 0.05)
-  guard let at = tipTime(a, text), let atB = tipTime(b, text), let atC = tipTime(c, text) else { continue }
-  announce.append(Double(siteA.times.announceToCore.load(ordering: .acquiring)) / 1e6)
-  write.append(Double(siteB.times.coreToWrite.load(ordering: .acquiring)) / 1e6)
-  bridged.append((atB - at) / 1e3)
-  direct.append((atC - at) / 1e3)
+  if toB { c.resume() }
+  // The other one catches up.
+  let block = try a.rpc.call("getblock", [hash, 0]) as? String ?? ""
+  bytes = block.count / 2
+  if toB {
+    guard c.waitForTip(hash) else { leave("block \(hash) did not arrive at the third node") }
+  } else {
+    siteA.order(.hold(Hex.decode(block)!))
+    siteB.order(.deliver(Hex.decode(block)!))
+    guard b.waitForTip(hash) else { leave("block \(hash) did not arrive at the second node") }
+  }
+  for log in logs { log.read() }
+  guard isMeasured else { continue }
+  let told = logs[0].time("sending header-and-ids \(hash)")
+  let far = logs[toB ? 1 : 2]
+  let (seen, rebuilt) = (
+    far.time("Saw new cmpctblock header hash=\(hash)"), far.time("Successfully reconstructed block \(hash)")
+  )
+  let tip = far.time("UpdateTip: new best=\(hash)")
+  guard let told, let tip else { leave("block \(hash) is not in the nodes' logs") }
+  func ms(_ from: Double?, _ to: Double?) -> Double? { if let from, let to { (to - from) / 1e3 } else { nil } }
+  if toB {
+    func stamp(_ value: borrowing Atomic<Int>) -> Double { Double(value.load(ordering: .acquiring) + clocks) / 1e3 }
+    let read = stamp(siteA.times.read)
+    let handed = stamp(siteA.times.handed)
+    let (completed, written) = (stamp(siteB.times.completed), stamp(siteB.times.written))
+    (spread ? { announceSpread.append($0) } : { announceRecent.append($0) })((handed - read) / 1e3)
+    bridgedStages.add([
+      ms(told, read), ms(read, handed), ms(handed, completed), ms(completed, written), ms(written, seen),
+      ms(seen, rebuilt), ms(rebuilt, tip),
+    ])
+    bridged.append((tip - told) / 1e3)
+  } else {
+    directStages.add([ms(told, seen), ms(seen, rebuilt), ms(rebuilt, tip)])
+    direct.append((tip - told) / 1e3)
+  }
 }
 siteA.stop()
 siteB.stop()
-func median(_ values: [Double]) -> Double { Harness.median(values.sorted()) }
-Harness.report("bridge", "announce_to_core_ms", median(announce), "ms")
-Harness.report("bridge", "core_to_node_write_ms", median(write), "ms")
-Harness.report("bridge", "tip_after_origin_bridged_ms", median(bridged), "ms")
-Harness.report("bridge", "tip_after_origin_direct_ms", median(direct), "ms")
-Harness.report("bridge", "tip_vs_direct_ratio", median(bridged) / median(direct), "ratio")
+for node in nodes { node.remove() }
+
+func report(_ name: String, _ values: [Double]) {
+  if !values.isEmpty { Harness.report("bridge", name, Harness.median(values.sorted()), "ms") }
+}
+Harness.report("bridge", "block_bytes", Double(bytes), "bytes")
+report("announce_to_core_ms", announceSpread)
+report("announce_to_core_recent_ms", announceRecent)
+report("core_to_node_write_ms", bridgedStages["core_to_node_write_ms"])
+for name in bridgedStages.names where name != "announce_to_core_ms" && name != "core_to_node_write_ms" {
+  report("bridged_\(name)", bridgedStages[name])
+}
+for name in directStages.names { report("direct_\(name)", directStages[name]) }
+report("tip_after_announcement_bridged_ms", bridged)
+report("tip_after_announcement_direct_ms", direct)
+Harness.report(
+  "bridge", "tip_vs_direct_ratio", Harness.median(bridged.sorted()) / Harness.median(direct.sorted()), "ratio")

@@ -9,12 +9,19 @@ public enum Framing {
 
   /// Appends a whole message.
   public static func write(_ command: Command, payload: RawSpan, on network: Network, to writer: inout ByteWriter) {
+    writeHeader(command, payload: payload, on: network, to: &writer)
+    writer.append(payload)
+  }
+
+  /// Appends the header of a message, for callers that put the payload behind it themselves.
+  public static func writeHeader(
+    _ command: Command, payload: RawSpan, on network: Network, to writer: inout ByteWriter
+  ) {
     precondition(payload.byteCount <= maxPayload, "a message may carry at most 4,000,000 bytes")
     writer.integer(network.magic.value)
     command.write(to: &writer)
     writer.integer(UInt32(payload.byteCount))
     writer.integer(checksum(payload))
-    writer.append(payload)
   }
 
   /// A whole message.

@@ -52,6 +52,22 @@ public struct ParsedBlock: Sendable {
     isHashed = Array(repeating: false, count: transactions.count)
   }
 
+  /// The same with the ids of all transactions but `unhashed`. Trusted.
+  package init(
+    header: BlockHeader, transactions: [TransactionLayout], byteCount: Int, txids: [Hash256], wtxids: [Hash256],
+    unhashed: [Int]
+  ) {
+    precondition(txids.count == transactions.count && wtxids.count == transactions.count)
+    self.header = header
+    self.transactions = transactions
+    self.byteCount = byteCount
+    self.txids = txids
+    self.wtxids = wtxids
+    isHashed = Array(repeating: true, count: transactions.count)
+    for index in unhashed { isHashed[index] = false }
+    skipHashed()
+  }
+
   public var hash: Hash256 { header.hash }
 
   /// Bytes of the header and the transaction count.

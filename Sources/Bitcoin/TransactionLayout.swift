@@ -104,6 +104,17 @@ public struct TransactionLayout: Hashable, Sendable, BitwiseCopyable {
     try self.init(from: &reader)
   }
 
+  /// Of a transaction that was parsed before and lies at `offset` now: its facts are trusted.
+  package init(offset: Int, byteCount: Int, strippedByteCount: Int, inputCount: Int, outputCount: Int) {
+    _offset = UInt32(offset)
+    _byteCount = UInt32(byteCount)
+    _coreByteCount = UInt32(strippedByteCount - 8)
+    _inputCount = UInt32(inputCount)
+    _outputCount = UInt32(outputCount)
+    hasWitness = byteCount != strippedByteCount
+    isCoinbase = false
+  }
+
   /// The same transaction at another place of another message.
   public func moved(to offset: Int) -> TransactionLayout {
     var copy = self

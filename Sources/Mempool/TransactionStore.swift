@@ -149,6 +149,17 @@ public struct TransactionStore: ~Copyable {
     return fee == .max ? nil : fee
   }
 
+  /// Where its parts will lie once its bytes are copied to `offset` of some message; nothing is parsed again.
+  public func layout(_ slot: UInt32, at offset: Int) -> TransactionLayout {
+    let index = checked(slot)
+    let entry = entries[index]
+    let length = Int(lengths[index])
+    // The weight is three times the stripped size plus the full size.
+    return TransactionLayout(
+      offset: offset, byteCount: length, strippedByteCount: (Int(entry.weight) - length) / 3,
+      inputCount: Int(entry.inputCount), outputCount: Int(entry.outputCount))
+  }
+
   /// The serialised transaction, borrowed from the store.
   @_lifetime(borrow self)
   public func bytes(_ slot: UInt32) -> RawSpan {

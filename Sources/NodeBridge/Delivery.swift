@@ -82,10 +82,11 @@ extension NodePeer {
     return Int(major).map { $0 < NodePeer.selectiveSince } ?? false
   }
 
-  /// Hands a complete block to the node in the form that it takes and that has been quickest; nothing when it has it.
+  /// Hands a complete block, whose structure is `block`, to the node in the form that it takes and that has been
+  /// quickest; nothing when it has it.
   mutating func deliver(
-    _ hash: Hash256, _ block: borrowing ParsedBlock, _ bytes: RawSpan, host: inout some BridgeHost & ~Copyable,
-    now: Instant, _ sink: inout some StreamSink & ~Copyable
+    _ hash: Hash256, _ block: borrowing ParsedBlock, host: inout some BridgeHost & ~Copyable, now: Instant,
+    _ sink: inout some StreamSink & ~Copyable
   ) {
     if !isReady || !isLocal || has.contains(hash) || deliveries.contains(where: { $0.hash == hash }) { return }
     pending.removeAll { $0.hash == hash }
@@ -102,49 +103,67 @@ extension NodePeer {
     let share = Double(lacks.count - 1) / Double(max(1, block.transactions.count - 1))
     var methods: [DeliveryMethod] = []
     if takesCompact && block.transactions.count <= CompactBlock.maxTransactions { methods.append(.compactBlock) }
-    if bytes.byteCount <= Framing.maxPayload { methods.append(.block) }
+    if block.byteCount <= Framing.maxPayload { methods.append(.block) }
     methods.removeAll { !configuration.deliveryMethods.contains($0) }
     let temperature = DeliveryStatistics.temperature(missingShare: share)
-    guard let method = statistics.best(of: methods, temperature) else {
+    guard var method = statistics.best(of: methods, temperature) else {
+      host.note(.deliveryFailed(node: index, hash: hash))
+      return
+    }
+    var prefilled = 0
+    var written: Int?
+    if method == .compactBlock {
+      written = writeCompact(hash, lacks: lacks, host: &host, now: now, &sink)
+      prefilled = lacks.count
+    }
+    // Or with all that it lacks a compact block would be longer than a message may be.
+    if written == nil {
+      method = .block
+      prefilled = 0
+      written = writeBlock(hash, host: &host, now: now, &sink)
+    }
+    guard let written else {
       host.note(.deliveryFailed(node: index, hash: hash))
       return
     }
     deliveries.append(
       Delivery(
-        hash: hash, previous: block.header.previous, method: method, byteCount: bytes.byteCount, missingShare: share,
-        started: now, written: now, tried: []))
+        hash: hash, previous: block.header.previous, method: method, byteCount: block.byteCount, missingShare: share,
+        started: now, written: now, tried: [method]))
     if deliveries.count > 8 { deliveries.removeFirst() }
-    write(method, deliveries.count - 1, block, bytes, lacks: lacks, host: &host, now: now, &sink)
+    host.note(.written(node: index, hash: hash, method: method, bytes: written, prefilled: prefilled, at: now))
+    fence(hash, now: now, &sink)
   }
 
-  private mutating func write(
-    _ method: DeliveryMethod, _ at: Int, _ block: borrowing ParsedBlock, _ bytes: RawSpan, lacks: [Int],
-    host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
-  ) {
-    let hash = deliveries[at].hash
-    var writer = ByteWriter(reserving: method == .block ? bytes.byteCount + 24 : 65_536)
-    var prefilled = 0
-    var method = method
-    if method == .compactBlock {
-      let version = compactVersion ?? .two
-      var payload = ByteWriter(reserving: 65_536)
+  /// Writes a `cmpctblock`; returns the message's bytes, or nil when there is no block, or a message can't hold it.
+  private mutating func writeCompact(
+    _ hash: Hash256, lacks: [Int], host: inout some BridgeHost & ~Copyable, now: Instant,
+    _ sink: inout some StreamSink & ~Copyable
+  ) -> Int? {
+    let version = compactVersion ?? .two
+    let payload = host.withBlock(hash) { block, bytes in
+      let prefilled = lacks.reduce(0) { $0 + block.transactions[$1].byteCount + 3 }
+      var payload = ByteWriter(reserving: 200 + ShortIDKey.byteCount * block.transactions.count + prefilled)
       // Any nonce serves: the key follows the header, and nobody can prepare collisions for a header unseen.
       CompactBlock.encode(block, in: bytes, nonce: hash.w0, prefill: lacks, version: version, to: &payload)
-      if payload.count <= Framing.maxPayload {
-        Framing.write(.cmpctblock, payload: payload.bytes.span.bytes, on: network, to: &writer)
-        prefilled = lacks.count
-      } else {
-        method = .block
-      }
+      return payload
     }
-    if method == .block { Framing.write(.block, payload: bytes, on: network, to: &writer) }
-    deliveries[at].method = method
-    deliveries[at].tried.append(method)
-    deliveries[at].written = now
-    write(writer.bytes, now: now, &sink)
-    host.note(
-      .written(node: index, hash: hash, method: method, bytes: writer.count, prefilled: prefilled, at: now))
-    fence(hash, now: now, &sink)
+    guard let payload, payload.count <= Framing.maxPayload else { return nil }
+    return write(.cmpctblock, payload.bytes.span.bytes, now: now, &sink)
+  }
+
+  /// Writes a `block` straight from where the host holds it; returns the message's bytes, or nil when it holds it no more.
+  private mutating func writeBlock(
+    _ hash: Hash256, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) -> Int? {
+    var written: Int?
+    // Taken out, so that the closure may change it while the host lends the block.
+    var peer = self
+    let found: Void? = host.withBlock(hash) { _, bytes in
+      if bytes.byteCount <= Framing.maxPayload { written = peer.write(.block, bytes, now: now, &sink) }
+    }
+    if found != nil { self = peer }
+    return written
   }
 
   /// The node works through messages in order: when these two are answered it has dealt with what came before them.
@@ -185,22 +204,12 @@ extension NodePeer {
     if !delivery.tried.contains(.block) && configuration.deliveryMethods.contains(.block)
       && delivery.byteCount <= Framing.maxPayload
     {
-      // Moves the whole delivery out of the array, so that the closure may borrow both.
-      var peer = self
-      let written: Void? = host.withBlock(delivery.hash) { block, bytes in
-        var writer = ByteWriter(reserving: bytes.byteCount + 24)
-        Framing.write(.block, payload: bytes, on: peer.network, to: &writer)
-        peer.write(writer.bytes, now: now, &sink)
-      }
-      self = peer
-      if written != nil {
+      if let written = writeBlock(delivery.hash, host: &host, now: now, &sink) {
         deliveries[at].method = .block
         deliveries[at].tried.append(.block)
         deliveries[at].written = now
         host.note(
-          .written(
-            node: index, hash: delivery.hash, method: .block, bytes: delivery.byteCount + Framing.headerByteCount,
-            prefilled: 0, at: now))
+          .written(node: index, hash: delivery.hash, method: .block, bytes: written, prefilled: 0, at: now))
         fence(delivery.hash, now: now, &sink)
         return
       }

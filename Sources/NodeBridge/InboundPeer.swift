@@ -180,11 +180,17 @@ struct InboundPeer {
 
   /// Tells the peer of a complete block in the form that it asked for.
   mutating func announce(
-    _ hash: Hash256, _ block: borrowing ParsedBlock, _ bytes: RawSpan, _ sink: inout some StreamSink & ~Copyable
+    _ hash: Hash256, _ block: borrowing ParsedBlock, host: inout some BridgeHost & ~Copyable,
+    _ sink: inout some StreamSink & ~Copyable
   ) {
     if !isReady || !has.insert(hash) { return }
+    let network = network
     if highBandwidth, let version = compactVersion, has.contains(block.header.previous),
-      let frame = BlockServer.encode(.compactBlock, hash, block, bytes, on: network, version: version)
+      let found = host.withBlock(
+        hash,
+        { block, bytes in
+          BlockServer.encode(.compactBlock, hash, block, bytes, on: network, version: version)
+        }), let frame = found
     {
       write(frame, &sink)
     } else if wantsHeaders {

@@ -109,15 +109,11 @@ public struct NodeBridge: ~Copyable {
     _ hash: Hash256, host: inout some BridgeHost & ~Copyable, now: Instant,
     into sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
-    // A copy of one block, so that the host can be asked about its mempool meanwhile.
-    guard
-      let (block, bytes) = host.withBlock(hash, { block, bytes in (copy block, bytes.withUnsafeBytes { [UInt8]($0) }) })
-    else { return }
-    for index in nodes.indices {
-      nodes[index].deliver(hash, block, bytes.span.bytes, host: &host, now: now, &sink)
-    }
+    // The structure is held by reference; the bytes stay where the host has them.
+    guard let block = host.withBlock(hash, { block, _ in copy block }) else { return }
+    for index in nodes.indices { nodes[index].deliver(hash, block, host: &host, now: now, &sink) }
     for index in inbound.indices where inbound[index] != nil {
-      inbound[index]!.announce(hash, block, bytes.span.bytes, &sink)
+      inbound[index]!.announce(hash, block, host: &host, &sink)
     }
   }
 

@@ -12,14 +12,8 @@ struct PendingBlock {
   var announced: Instant
   var asked: Instant
   var askedWhole = false
-  /// Nil until the compact block comes.
-  var compact: CompactBlock?
-  /// Per transaction of the block: its bytes' place in `bytes`, or nil while missing.
-  var parts: [Range<Int>?] = []
-  /// The transactions found so far, one after the other, in the order they were found.
-  var bytes: [UInt8] = []
-  /// Ids of those that came from the mirror.
-  var ids: [(txid: Hash256, wtxid: Hash256)?] = []
+  /// What is known of it, while `missing` is asked for.
+  var partial: CompactAssembly?
   var missing: [Int] = []
 }
 
@@ -139,14 +133,14 @@ extension NodePeer {
     var block =
       already.map { pending.remove(at: $0) }
       ?? PendingBlock(hash: hash, form: .compactBlock, announced: now, asked: now)
-    block.fill(from: compact, payload, version: compactVersion ?? .two, host: &host)
-    if block.missing.isEmpty {
-      complete(&block, host: &host, now: now, &sink)
-    } else {
+    switch CompactAssembly.build(compact, payload, version: compactVersion ?? .two, into: &block, host: &host) {
+    case .whole(let bytes, let parsed): complete(block, bytes, parsed, host: &host, now: now, &sink)
+    case .partial:
       block.asked = now
       send(.getblocktxn(BlockTransactionsRequest(block: hash, indexes: block.missing)), now: now, &sink)
       if pending.count == NodePeer.pendingMax { pending.removeFirst() }
       pending.append(block)
+    case .tooLarge: host.note(.misbehaved(node: index, "cmpctblock \(hash): more bytes than a block may have"))
     }
   }
 
@@ -160,8 +154,8 @@ extension NodePeer {
       host.note(.misbehaved(node: index, "blocktxn: \(error)"))
       return
     }
-    guard let at = pending.firstIndex(where: { $0.hash == transactions.block && $0.compact != nil }) else { return }
-    var block = pending.remove(at: at)
+    guard let at = pending.firstIndex(where: { $0.hash == transactions.block && $0.partial != nil }) else { return }
+    let block = pending.remove(at: at)
     if transactions.transactions.count != block.missing.count {
       host.note(
         .misbehaved(
@@ -169,24 +163,16 @@ extension NodePeer {
       fetch(block.hash, compact: false, form: block.form, now: now, &sink)
       return
     }
-    for (index, layout) in zip(block.missing, transactions.transactions) {
-      block.parts[index] = block.append(layout.bytes(in: payload))
-    }
-    complete(&block, host: &host, now: now, &sink)
+    let whole = block.partial!.completed(with: transactions.transactions, of: block.missing, in: payload)
+    complete(block, whole.bytes, whole.block, host: &host, now: now, &sink)
   }
 
-  /// Every transaction is there: assemble, check the Merkle root, hand over.
+  /// Every transaction is there: check the Merkle root, hand over.
   private mutating func complete(
-    _ pending: inout PendingBlock, host: inout some BridgeHost & ~Copyable, now: Instant,
-    _ sink: inout some DatagramSink & StreamSink & ~Copyable
+    _ pending: PendingBlock, _ bytes: consuming [UInt8], _ parsed: consuming ParsedBlock,
+    host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
-    guard let bytes = pending.assemble(), var block = try? ParsedBlock(parsing: bytes.span.bytes) else {
-      fetch(pending.hash, compact: false, form: pending.form, now: now, &sink)
-      return
-    }
-    for (index, ids) in pending.ids.enumerated() {
-      if let ids { block.setHashes(of: index, txid: ids.txid, wtxid: ids.wtxid) }
-    }
+    var block = parsed
     block.hashAll(in: bytes.span.bytes)
     // A short id may have named the wrong transaction: then the root is another, and the whole block is asked for.
     guard !block.txids.isEmpty, Merkle.root(block.txids).root == block.header.merkleRoot else {
@@ -241,59 +227,5 @@ extension NodePeer {
         fetch(block.hash, compact: false, form: block.form, now: now, &sink)
       }
     }
-  }
-}
-
-extension PendingBlock {
-  /// Takes what the compact block brings and what the mirror has; `missing` is the rest.
-  mutating func fill(
-    from compact: CompactBlock, _ payload: RawSpan, version: CompactBlockVersion,
-    host: inout some BridgeHost & ~Copyable
-  ) {
-    self.compact = compact
-    let count = compact.transactionCount
-    parts = Array(repeating: nil, count: count)
-    ids = Array(repeating: nil, count: count)
-    bytes = []
-    bytes.reserveCapacity(1 << 21)
-    missing = []
-    for entry in compact.prefilled { parts[entry.index] = append(entry.layout.bytes(in: payload)) }
-    // The short ids belong to the positions that are not prefilled, in order.
-    var positions: [Int] = []
-    positions.reserveCapacity(compact.shortIDs.count)
-    for index in 0..<count where parts[index] == nil { positions.append(index) }
-    host.withMempool { store in
-      var slots: [UInt32] = []
-      store.match(compactIDs: compact.shortIDs.span, key: compact.key, overTxids: version == .one, into: &slots)
-      for (position, slot) in zip(positions, slots) {
-        if slot == TransactionStore.missing {
-          missing.append(position)
-        } else {
-          parts[position] = append(store.bytes(slot))
-          ids[position] = (store.txid(slot), store.wtxid(slot))
-        }
-      }
-    }
-  }
-
-  /// Returns where the bytes went.
-  mutating func append(_ more: RawSpan) -> Range<Int> {
-    let start = bytes.count
-    more.withUnsafeBytes { bytes.append(contentsOf: $0) }
-    return start..<bytes.count
-  }
-
-  /// The block's serialisation; nil when a transaction is missing.
-  func assemble() -> [UInt8]? {
-    guard let header = compact?.header else { return nil }
-    var writer = ByteWriter(reserving: BlockHeader.byteCount + 9 + bytes.count)
-    header.write(to: &writer)
-    writer.compactSize(parts.count)
-    let all = bytes.span.bytes
-    for part in parts {
-      guard let part else { return nil }
-      writer.append(all.extracting(part))
-    }
-    return writer.bytes
   }
 }

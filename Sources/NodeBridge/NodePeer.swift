@@ -11,6 +11,7 @@ struct NodePeer {
   static let requestsMax = 2_000
   static let waitingMax = 400_000
   static let pendingMax = 8
+  static let pingsMax = 256
   static let handshakeLimit = Interval.seconds(30)
   static let silenceLimit = Interval.seconds(120)
 
@@ -112,8 +113,30 @@ struct NodePeer {
     if !taken { sink.close(stream) }
   }
 
+  /// Writes a message whose payload is borrowed, with one copy into the stream's queue; returns the message's bytes.
+  mutating func write(
+    _ command: Command, _ payload: RawSpan, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) -> Int {
+    lastSpoke = now
+    var header = ByteWriter(reserving: Framing.headerByteCount)
+    Framing.writeHeader(command, payload: payload, on: network, to: &header)
+    let count = Framing.headerByteCount + payload.byteCount
+    let taken = sink.write(stream, count: count) { span in
+      span.withUnsafeMutableBytes { target in
+        header.bytes.withUnsafeBytes { target.copyMemory(from: $0) }
+        payload.withUnsafeBytes { source in
+          UnsafeMutableRawBufferPointer(rebasing: target[Framing.headerByteCount...]).copyMemory(from: source)
+        }
+      }
+    }
+    if !taken { sink.close(stream) }
+    return count
+  }
+
   mutating func ping(_ purpose: PingPurpose, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
-    if pings.count >= 256 { return }
+    // A node that reads but doesn't answer is not spoken to more often for that: `lastSpoke` is when it was last tried.
+    lastSpoke = now
+    if pings.count >= NodePeer.pingsMax { return }
     pings.append((nextPing, now, purpose))
     send(.ping(nextPing), now: now, &sink)
     nextPing &+= 1

@@ -117,6 +117,17 @@ extension RegtestNode {
     return (bytes, Coin(txid: txid, output: 0, value: coin.value - fee))
   }
 
+  /// Hands many transactions over as a peer does, and returns when the node has dealt with them. Throws when its
+  /// mempool did not grow by that many: `send(all:)` says which is refused, and why.
+  public func feed(_ raws: [[UInt8]]) throws {
+    let before = try mempoolCount()
+    try NodeFeed(port: p2pPort, network: network).send(raws)
+    let grown = try mempoolCount() - before
+    if grown != raws.count { throw Failure.mempool(fed: raws.count, taken: grown) }
+  }
+
+  public func mempoolCount() throws -> Int { (try rpc.call("getmempoolinfo") as? [String: Any])?["size"] as? Int ?? -1 }
+
   /// Hands many transactions over in a few calls. Throws the first refusal.
   public func send(all raws: [[UInt8]]) throws {
     for start in stride(from: 0, to: raws.count, by: 200) {

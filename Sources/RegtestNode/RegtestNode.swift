@@ -1,3 +1,4 @@
+import Bitcoin
 import Foundation
 
 /// A real node on its own regtest chain, in a folder of its own, on loopback: for tests, benches and the demo. The
@@ -14,10 +15,12 @@ public final class RegtestNode: @unchecked Sendable {
   public enum Failure: Error, CustomStringConvertible {
     case cannotStart(String)
     case notReady(String)
+    case mempool(fed: Int, taken: Int)
 
     public var description: String {
       switch self {
       case .cannotStart(let why): "the node can't be started: \(why)"
+      case .mempool(let fed, let taken): "of \(fed) transactions the node took \(taken) into its mempool"
       case .notReady(let log): "the node's RPC was not up in time; the end of its log:\n\(log)"
       }
     }
@@ -31,6 +34,13 @@ public final class RegtestNode: @unchecked Sendable {
   public let rpcPort: UInt16
   public let extraArguments: [String]
   private var process: Process?
+
+  /// Its network: Bitcoin SV's regtest has a magic of its own.
+  public var network: Network {
+    var network = Network.regtest
+    if kind == .bitcoinSV { network.magic = Network.Magic(0xDA, 0xB5, 0xBF, 0xFA) }
+    return network
+  }
 
   public var rpc: NodeRPC {
     NodeRPC(port: rpcPort, credentials: .cookie(path: folder.appending(path: "regtest/.cookie").path))
@@ -60,6 +70,9 @@ public final class RegtestNode: @unchecked Sendable {
     var arguments = [
       "-regtest", "-datadir=\(folder.path)", "-rpcport=\(rpcPort)", "-server=1", "-listen=1", "-dnsseed=0",
       "-logtimemicros=1", "-printtoconsole=0", "-txindex=0",
+      // On regtest a node checks its whole mempool after every transaction, and its whole block index after every block:
+      // milliseconds that a node on a real network doesn't spend.
+      "-checkmempool=0", "-checkblockindex=0",
     ]
     switch kind {
     case .core:
@@ -105,8 +118,16 @@ public final class RegtestNode: @unchecked Sendable {
   /// SIGKILL, as a crash.
   public func kill() {
     guard let process, process.isRunning else { return }
-    Foundation.kill(process.processIdentifier, SIGKILL)
+    Foundation.kill(process.processIdentifier, SIGKILL)  // ends a paused one, too
     process.waitUntilExit()
+  }
+
+  /// Stops its process where it is (SIGSTOP), until `resume`.
+  public func pause() { signal(SIGSTOP) }
+  public func resume() { signal(SIGCONT) }
+
+  private func signal(_ number: Int32) {
+    if let process, process.isRunning { Foundation.kill(process.processIdentifier, number) }
   }
 
   /// Kills it and deletes its folder.

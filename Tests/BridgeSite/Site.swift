@@ -11,8 +11,16 @@ package final class SiteLog: Sendable {
   package init() {}
   package enum Order: Sendable {
     case deliver([UInt8])
+    /// The same for a block whose structure and ids are known, as they are to a relay that has just completed it.
+    case relay(NodeBlock)
     /// Keep the block for serving without telling anyone.
     case hold([UInt8])
+    /// Forget the mempool.
+    case reset
+    /// Add so many made-up transactions of so many bytes to the mempool.
+    case fill(count: Int, bytes: Int)
+    /// From now on blocks from the node count as known already, or again don't.
+    case ignoreBlocks(Bool)
   }
   package struct State {
     package var events: [NodeEvent] = []
@@ -24,6 +32,8 @@ package final class SiteLog: Sendable {
     package var newTransactions = 0
   }
   private let state = Mutex(State())
+  /// Called on the site's thread with each block from the node, before anything else is done with it.
+  package let onBlock = Mutex<(@Sendable (NodeBlock) -> Void)?>(nil)
 
   package func read<R: Sendable>(_ body: (State) -> sending R) -> R { state.withLock { body($0) } }
   package func write(_ body: (inout State) -> Void) { state.withLock { body(&$0) } }
@@ -45,6 +55,10 @@ package struct TestHost: BridgeHost, ~Copyable {
   package var store: TransactionStore
   package var chain: HeaderChain
   package var blocks: [Hash256: (block: ParsedBlock, bytes: [UInt8])] = [:]
+  package var ignoresBlocks = false
+  /// When the last block from a node arrived here.
+  package var handed = Instant.zero
+  private var random = SeededRandom(seed: 1)
   let log: SiteLog
 
   package init(store: consuming TransactionStore, chain: HeaderChain, log: SiteLog) {
@@ -60,10 +74,31 @@ package struct TestHost: BridgeHost, ~Copyable {
     guard let found = blocks[hash] else { return nil }
     return body(found.block, found.bytes.span.bytes)
   }
-  package func hasBlock(_ hash: Hash256) -> Bool { blocks[hash] != nil }
+  package func hasBlock(_ hash: Hash256) -> Bool { ignoresBlocks || blocks[hash] != nil }
+
+  /// Transactions that no block will hold.
+  package mutating func fill(count: Int, bytes: Int) {
+    for _ in 0..<count {
+      var raw = ByteWriter(reserving: bytes)
+      raw.integer(UInt32(2))
+      raw.compactSize(1)
+      raw.append(random.bytes(36))
+      raw.compactSize(0)
+      raw.integer(UInt32.max)
+      raw.compactSize(1)
+      raw.integer(UInt64(5))
+      let script = [UInt8](repeating: 0x6A, count: max(1, bytes - 64))
+      raw.compactSize(script.count)
+      raw.append(script)
+      raw.integer(UInt32(0))
+      _ = try? store.insert(raw.bytes.span.bytes, as: .node)
+    }
+  }
   package mutating func blockFromNode(
     _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
+    handed = SystemClock.now()
+    if let told = log.onBlock.withLock({ $0 }) { told(copy block) }
     blocks[block.hash] = (block.block, block.bytes)
     _ = store.confirm(0..<block.block.transactions.count, of: block.block, in: block.bytes.span.bytes)
     let copy = block
@@ -113,26 +148,41 @@ package struct SiteCore: DatagramCore, ~Copyable {
     }
   }
   package mutating func streamsTurn(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
-    for order in host.log.takeOrders() {
-      let (bytes, isDelivered): ([UInt8], Bool) =
-        switch order {
-        case .deliver(let bytes): (bytes, true)
-        case .hold(let bytes): (bytes, false)
-        }
-      guard var block = try? ParsedBlock(parsing: bytes.span.bytes) else { continue }
-      block.hashAll(in: bytes.span.bytes)
-      host.blocks[block.hash] = (block, bytes)
-      if isDelivered {
-        _ = try? host.chain.accept(block.header, now: UInt32(time(nil)))
-        let start = SystemClock.now()
-        bridge.deliver(block.hash, host: &host, now: now, into: &sink)
-        times.coreToWrite.store(Int((SystemClock.now() - start).nanoseconds), ordering: .releasing)
-        _ = host.store.confirm(0..<block.transactions.count, of: block, in: bytes.span.bytes)
-      }
-    }
+    for order in host.log.takeOrders() { carryOut(order, now: now, into: &sink) }
     bridge.tick(host: &host, now: now, into: &sink)
     let mempool = host.store.counts(.node).transactions
     host.log.write { $0.mempool = mempool }
+  }
+
+  private mutating func carryOut(
+    _ order: SiteLog.Order, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {
+    switch order {
+    case .deliver(let bytes), .hold(let bytes):
+      guard var block = try? ParsedBlock(parsing: bytes.span.bytes) else { return }
+      block.hashAll(in: bytes.span.bytes)
+      if case .deliver = order {
+        deliver(block, bytes, now: now, into: &sink)
+      } else {
+        host.blocks[block.hash] = (block, bytes)
+      }
+    case .relay(let block): deliver(block.block, block.bytes, now: now, into: &sink)
+    case .reset: host.store = TransactionStore(seed: 7)
+    case .fill(let count, let bytes): host.fill(count: count, bytes: bytes)
+    case .ignoreBlocks(let ignores): host.ignoresBlocks = ignores
+    }
+  }
+
+  private mutating func deliver(
+    _ block: ParsedBlock, _ bytes: [UInt8], now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {
+    host.blocks[block.hash] = (block, bytes)
+    _ = try? host.chain.accept(block.header, now: UInt32(time(nil)))
+    let start = SystemClock.now()
+    bridge.deliver(block.hash, host: &host, now: now, into: &sink)
+    times.completed.store(Int(start.nanoseconds), ordering: .releasing)
+    times.written.store(Int(SystemClock.now().nanoseconds), ordering: .releasing)
+    _ = host.store.confirm(0..<block.transactions.count, of: block, in: bytes.span.bytes)
   }
   package mutating func streamOpened(
     _ stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
@@ -147,7 +197,8 @@ package struct SiteCore: DatagramCore, ~Copyable {
     let (start, before) = (SystemClock.now(), host.blocks.count)
     bridge.received(bytes, on: stream, host: &host, now: now, into: &sink)
     if host.blocks.count > before {
-      times.announceToCore.store(Int((SystemClock.now() - start).nanoseconds), ordering: .releasing)
+      times.read.store(Int(start.nanoseconds), ordering: .releasing)
+      times.handed.store(Int(host.handed.nanoseconds), ordering: .releasing)
     }
   }
   package mutating func streamClosed(
@@ -155,12 +206,16 @@ package struct SiteCore: DatagramCore, ~Copyable {
   ) { bridge.closed(stream, error: error, host: &host, now: now) }
 }
 
-/// Real time that the core itself took, in nanoseconds: the bench's.
+/// When the last block passed, in nanoseconds since boot: the bench's.
 package final class SiteTimes: Sendable {
-  /// From a batch of bytes off the node's socket to the block in the host's hands.
-  package let announceToCore = Atomic<Int>(0)
-  /// From the complete block to the bytes in the socket's queue.
-  package let coreToWrite = Atomic<Int>(0)
+  /// The bytes that completed it came off the node's socket.
+  package let read = Atomic<Int>(0)
+  /// It was in the host's hands.
+  package let handed = Atomic<Int>(0)
+  /// The host had it and told the bridge to deliver it.
+  package let completed = Atomic<Int>(0)
+  /// The message was in the queue of the node's socket.
+  package let written = Atomic<Int>(0)
   package init() {}
 }
 
@@ -182,6 +237,7 @@ package final class Site {
     }
   }
 
+  package var waker: WakeHandle { thread.handle.waker }
   package func order(_ order: SiteLog.Order) {
     log.write { $0.orders.append(order) }
     thread.handle.waker.signal()
