@@ -26,9 +26,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
     swiftSettings: swift)
 }
 
-func bench(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+func bench(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
   .executableTarget(
-    name: "bench-\(name)", dependencies: ["Harness"] + dependencies, path: "Bench/\(name)",
+    name: "bench-\(name)", dependencies: ["Harness"] + dependencies, path: "Bench/\(name)", exclude: exclude,
     swiftSettings: swift)
 }
 
@@ -109,6 +109,9 @@ let package = Package(
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
     bench("simulation", ["Simulation", "Ground"]),
     bench("chaos", ["Simulation", "Ground", "RealBlocks"]),
+    .target(name: "CNamespace", path: "Bench/propagation/CNamespace"),
+    bench(
+      "propagation", ["CNamespace", "Bitcoin", "Ground", "RegtestNode"], exclude: ["CNamespace", "README.md"]),
     bench("bridge", ["BridgeSite", "Bitcoin", "Ground", "NodeBridge", "RegtestNode"]),
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
     bench("relay", ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium"]),

@@ -79,6 +79,9 @@ public final class RegtestNode: @unchecked Sendable {
       arguments += [
         "-bind=127.0.0.1:\(p2pPort &+ 1)", "-whitebind=noban,mempool,relay,download@127.0.0.1:\(p2pPort)",
         "-listenonion=0", "-discover=0", "-fixedseeds=0", "-natpmp=0", "-fallbackfee=0.0001", "-maxsendbuffer=20000",
+        // On regtest Core otherwise looks at the whole mempool after each transaction, and at all headers after each
+        // block: 5 ms a transaction at 2,500.
+        "-checkmempool=0", "-checkblockindex=0",
       ]
     case .bitcoinSV:
       arguments += [

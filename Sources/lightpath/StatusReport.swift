@@ -55,6 +55,9 @@ struct StatusReport: Codable, Sendable {
     var delivered_ns: UInt64
     var header_ms: Double?
     var delivered_ms: Double
+    /// CLOCK_MONOTONIC at the stages that there were: gate, sketch, matched, last_needed (its packet's arrival), decoded,
+    /// verified, first_sent.
+    var stages_ns: [String: UInt64]
     /// Share of the body's bytes that was in the mempool.
     var mempool_pct: Double
     var missing_transactions: Int
@@ -191,6 +194,13 @@ extension StatusReport.Block {
     delivered_ns = block.delivered.nanoseconds
     header_ms = report.gatePassed == .never ? nil : (report.gatePassed - report.firstPacket).milliseconds
     delivered_ms = (block.delivered - report.firstPacket).milliseconds
+    stages_ns = [:]
+    let stages: KeyValuePairs = [
+      "gate": report.gatePassed, "sketch": report.sketchComplete, "matched": report.matched,
+      "last_needed": report.lastNeeded, "decoded": report.decoded, "verified": report.verified,
+      "first_sent": report.firstForwarded,
+    ]
+    for (name, at) in stages where at != .never { stages_ns[name] = at.nanoseconds }
     mempool_pct = report.bodyBytes > 0 ? Double(report.knownBytes) / Double(report.bodyBytes) * 100 : 0
     missing_transactions = report.missingTransactions
     packets_in = report.packetsIn
