@@ -13,9 +13,10 @@ public struct EngineConfiguration: Sendable {
   /// Where to listen: `[::]:port` takes IPv4 too. Port 0 lets the kernel choose (`EngineHandle.addresses` says which).
   /// A host with several addresses names them one by one, so that replies leave from the address that was asked.
   public var listen: [PeerAddress]
-  /// UDP payload bytes of the largest datagram sent, 1…65,507. Keep IP packets below the path's MTU: they are never
-  /// fragmented. Sending is fastest when most datagrams have exactly this length.
-  public var maxDatagramBytes = 1_232
+  /// UDP payload bytes of the largest datagram sent, 1…65,507; longer ones are refused and counted (`dropTooLarge`). The
+  /// default fills an MTU of 1,500 with IPv6 and UDP headers. Nothing is ever fragmented: on a path with a smaller MTU
+  /// the core must send less. Sending is fastest when most datagrams have exactly this length.
+  public var maxDatagramBytes = 1_452
   /// Of the whole site, over all links.
   public var uplink = LinkRate.unlimited
   /// Links 0 ..< this may be assigned.
@@ -28,7 +29,7 @@ public struct EngineConfiguration: Sendable {
   /// How much of a link's rate its queue should hold, as `DatagramSink.room` tells the core.
   public var roomInterval = Interval.microseconds(200)
   /// `room` of a link without rate limit, bytes.
-  public var roomUnlimited = 512 << 10
+  public var roomUnlimited = 1 << 20
   /// Replies to addresses without link, per second, and how many may come at once.
   public var repliesPerSecond = 2_000
   public var replyBurst = 128
@@ -52,6 +53,9 @@ public struct EngineConfiguration: Sendable {
   /// Core to pin the engine thread to.
   public var cpu: Int?
   public var wait = WaitPolicy.sleep
+  /// With `WaitPolicy.sleep`: for how long the engine looks for the next datagram before it sleeps, while datagrams come
+  /// within that time of each other (`IdleSpin`). Zero: it always sleeps at once.
+  public var patience = Interval.microseconds(20)
   /// How long `stop` waits for queued datagrams to leave.
   public var drain = Interval.milliseconds(Int64(500))
   public var threadName = "lightpath-udp"

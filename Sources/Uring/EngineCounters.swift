@@ -21,7 +21,8 @@ public enum EngineCounter: Int, CaseIterable, Sendable {
   /// From the network, forgeable; they change nothing.
   case icmpRefused, icmpUnreachable, icmpTooBig, icmpOther
   case submissionRingFull, completionOverflows
-  case passes, sleeps, wakes
+  /// `sleepsSaved`: idle times that ended while the engine still looked (`EngineConfiguration.patience`).
+  case passes, sleeps, sleepsSaved, wakes
   case realtimeSteps, arrivalsImplausible, arrivalsWithoutStamp
 }
 

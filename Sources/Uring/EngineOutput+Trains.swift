@@ -35,10 +35,12 @@ extension EngineOutput {
           let first = Int(pool.places[Int(links[index].lists[urgency].head)].length)
           let more = urgency == 0 ? 0 : links[index].queuedBytes - first
           let moreInAll = urgency == 0 ? 0 : queuedTotalBytes - first
-          if !uplink.isReady(now, more: moreInAll) { return uplink.wake(more: moreInAll, lateness: wakeLateness) }
+          if !uplink.isReady(now, more: moreInAll, lateness: wakeLateness) {
+            return uplink.wake(more: moreInAll, lateness: wakeLateness)
+          }
           if budget == 0 { return now }
           links[index].bucket.begin(now)
-          if links[index].bucket.isReady(now, more: more) {
+          if links[index].bucket.isReady(now, more: more, lateness: wakeLateness) {
             guard sendTrain(index, urgency, now, &trains, &ring) else { return now }
             cursors[urgency] = index
             progress = true

@@ -18,13 +18,12 @@ extension Ring {
     }
   }
 
-  /// One message from the socket's error queue.
+  /// Completes once the socket has an error pending or queued, at once if it has now. (A receive with MSG_ERRQUEUE would
+  /// be tried, in vain, at each datagram: the kernel takes readable for ready.)
   @discardableResult
-  public mutating func receiveError(
-    _ file: Int32, fixed: Bool, header: UnsafeMutablePointer<msghdr>, tag: UInt64
-  ) -> Bool {
+  public mutating func pollErrors(_ file: Int32, fixed: Bool, tag: UInt64) -> Bool {
     submission(tag: tag) { sqe in
-      io_uring_prep_recvmsg(sqe, file, header, UInt32(MSG_ERRQUEUE))
+      io_uring_prep_poll_add(sqe, file, UInt32(POLLERR))
       sqe.pointee.flags |= Ring.fixedFlag(fixed)
     }
   }

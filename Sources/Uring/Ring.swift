@@ -139,10 +139,13 @@ public struct Ring: ~Copyable {
 
   /// Submits, and collects what has completed without waiting. Skips the system call when there is nothing to do.
   public mutating func poll() {
-    if io_uring_sq_ready(ring) > 0 || mode != .interrupting && ring_kernel_has_work(ring) != 0 {
+    if io_uring_sq_ready(ring) > 0 || hasKernelWork {
       _ = io_uring_submit_and_get_events(ring)
     }
   }
+
+  /// Whether the kernel has something that `poll` would turn into completions; reads shared memory only.
+  @inline(__always) public var hasKernelWork: Bool { mode != .interrupting && ring_kernel_has_work(ring) != 0 }
 
   /// Submits and sleeps until a completion or until `timeout` has passed; one system call. Returns early at signals.
   public mutating func wait(_ timeout: Interval?) {

@@ -26,10 +26,11 @@ struct SocketPorts: ~Copyable {
   let ports: UnsafeMutablePointer<Port>
   /// For arming receives: only says how much room name and control data get.
   let header: UnsafeMutablePointer<msghdr>
-  let errorHeaders: UnsafeMutablePointer<msghdr>
+  /// For reading error queues, one at a time.
+  let errorHeader: UnsafeMutablePointer<msghdr>
   /// Where the wake handle's count is read to.
   let wakeValue: UnsafeMutablePointer<UInt64>
-  private let errorVectors: UnsafeMutablePointer<iovec>
+  private let errorVector: UnsafeMutablePointer<iovec>
   private let errorMemory: UnsafeMutableRawPointer
   private static let errorBytes = 512
 
@@ -49,11 +50,11 @@ struct SocketPorts: ~Copyable {
     header.pointee.msg_controllen = SocketPorts.controlBytes
     wakeValue = .allocate(capacity: 1)
     wakeValue.initialize(to: 0)
-    errorHeaders = .allocate(capacity: count)
-    errorVectors = .allocate(capacity: count)
-    errorMemory = .allocate(byteCount: count * SocketPorts.errorBytes, alignment: 64)
+    errorHeader = .allocate(capacity: 1)
+    errorVector = .allocate(capacity: 1)
+    errorMemory = .allocate(byteCount: SocketPorts.errorBytes, alignment: 64)
     for i in 0..<count { (ports + i).initialize(to: Port(socket: opened[i])) }
-    for i in 0..<count { prepareError(i) }
+    prepareError()
   }
 
   deinit {
@@ -62,24 +63,23 @@ struct SocketPorts: ~Copyable {
     ports.deallocate()
     header.deallocate()
     wakeValue.deallocate()
-    errorHeaders.deallocate()
-    errorVectors.deallocate()
+    errorHeader.deallocate()
+    errorVector.deallocate()
     errorMemory.deallocate()
   }
 
-  /// Before each arming: the kernel overwrites the lengths. 32 bytes of address, 352 of control data, and a little of
+  /// Before each reading: the kernel overwrites the lengths. 32 bytes of address, 352 of control data, and a little of
   /// the datagram that the error answers.
-  func prepareError(_ i: Int) {
-    let memory = errorMemory + i * SocketPorts.errorBytes
-    errorVectors[i] = iovec(iov_base: memory + 384, iov_len: 128)
+  func prepareError() {
+    errorVector.initialize(to: iovec(iov_base: errorMemory + 384, iov_len: 128))
     var header = msghdr()
-    header.msg_name = memory
+    header.msg_name = errorMemory
     header.msg_namelen = 32
-    header.msg_iov = errorVectors + i
+    header.msg_iov = errorVector
     header.msg_iovlen = 1
-    header.msg_control = memory + 32
+    header.msg_control = errorMemory + 32
     header.msg_controllen = 352
-    errorHeaders[i] = header
+    errorHeader.initialize(to: header)
   }
 
   /// Counts what the socket dropped since last told. The kernel's count wraps at 32 bits; the one in a datagram's control

@@ -12,7 +12,8 @@ package struct TokenBucket {
   /// Sixteenths of a nanosecond.
   private var due: UInt64 = 0
   private var credit: UInt64
-  /// Part of the credit that is let grow while more is waiting, so that trains leave rather than single datagrams.
+  /// Part of the credit that is let grow while more is waiting, so that trains leave rather than single datagrams: each
+  /// train costs a wake-up on both sides. The rest is for wake-ups later than usual, without which the rate would suffer.
   private var quantum: UInt64
 
   package static let burst = Interval.microseconds(100)
@@ -31,7 +32,7 @@ package struct TokenBucket {
     let most = UInt64(TokenBucket.burst.nanoseconds) * 16
     let datagrams = max(most / spacing, 1)
     credit = (datagrams - 1) * spacing + min(spacing / 2, most)
-    quantum = datagrams >= 4 ? credit / 4 : 0
+    quantum = datagrams >= 4 ? credit / 8 * 5 : 0
   }
 
   package var isUnlimited: Bool { costPerByte == 0 }
@@ -48,22 +49,23 @@ package struct TokenBucket {
   /// A datagram of so many bytes on the wire leaves.
   @inline(__always) package mutating func take(_ bytes: Int) { due &+= (UInt64(bytes) &* costPerByte &+ 65_535) >> 16 }
 
-  /// Sixteenths of a nanosecond by which a train is worth waiting for, when `more` bytes wait behind the first datagram.
-  @inline(__always) private func patience(_ more: Int) -> UInt64 {
-    min(quantum, (UInt64(min(max(more, 0), 1 << 20)) &* costPerByte) >> 16)
+  /// Sixteenths of a nanosecond by which a train is worth waiting for, when `more` bytes wait behind the first datagram;
+  /// less the time that wake-ups are usually late by, for then it will have waited that much longer.
+  @inline(__always) private func patience(_ more: Int, _ lateness: Interval) -> UInt64 {
+    let waiting = min(quantum, (UInt64(min(max(more, 0), 1 << 20)) &* costPerByte) >> 16)
+    let late = min(UInt64(max(lateness.nanoseconds, 0)) << 4, quantum)
+    return waiting > late ? waiting - late : 0
   }
 
   /// Whether a train may leave now and is worth sending: a lone datagram as soon as it may, several a little later,
   /// together. After idleness always.
-  @inline(__always) package func isReady(_ now: Instant, more: Int) -> Bool {
-    now.nanoseconds << 4 >= due &+ patience(more)
+  @inline(__always) package func isReady(_ now: Instant, more: Int, lateness: Interval) -> Bool {
+    now.nanoseconds << 4 >= due &+ patience(more, lateness)
   }
 
-  /// When it will be ready, less the time that wake-ups are usually late by, but not before anything may leave.
+  /// When it will be ready.
   @inline(__always) package func wake(more: Int, lateness: Interval) -> Instant {
     if isUnlimited { return .zero }
-    let late = min(UInt64(max(lateness.nanoseconds, 0)) << 4, quantum)
-    let waiting = patience(more)
-    return Instant(nanoseconds: (due &+ (waiting > late ? waiting - late : 0) &+ 15) >> 4)
+    return Instant(nanoseconds: (due &+ patience(more, lateness) &+ 15) >> 4)
   }
 }

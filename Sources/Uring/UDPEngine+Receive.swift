@@ -46,6 +46,7 @@ extension UDPEngine {
     var arrival = now
     if control.has & UInt32(CONTROL_TIMESTAMP) != 0 {
       arrival = clock.arrival(stamp: control.timestamp_ns, now: now)
+      idle.came(arrival)
     } else {
       counters.add(.arrivalsWithoutStamp)
     }
@@ -86,17 +87,21 @@ extension UDPEngine {
     buffers.giveBack(buffer)
   }
 
-  /// An answer from the socket's error queue: counted for its destination, and nothing else.
-  mutating func readError(_ completion: Completion, _ socket: Int) {
+  /// What the socket's error queue holds, a few at a time: each is counted for its destination, and nothing else.
+  mutating func readErrors(_ socket: Int) {
     ports.ports[socket].isErrorArmed = false
-    guard completion.result >= 0 else { return }
-    let header = ports.errorHeaders[socket]
-    var error = queued_error()
-    guard let control = header.msg_control, let name = header.msg_name,
-      control_parse_error(control, header.msg_controllen, &error) != 0, error.origin == 2 || error.origin == 3
-    else { return }
-    output.heardICMP(
-      SocketAddress.read(name, length: Int(header.msg_namelen)), Int32(truncatingIfNeeded: error.error))
+    for _ in 0..<16 {
+      ports.prepareError()
+      let flags = Int32(MSG_ERRQUEUE) | Int32(MSG_DONTWAIT)
+      if recvmsg(ports.ports[socket].socket.descriptor, ports.errorHeader, flags) < 0 { return }
+      let header = ports.errorHeader.pointee
+      var error = queued_error()
+      guard let control = header.msg_control, let name = header.msg_name,
+        control_parse_error(control, header.msg_controllen, &error) != 0, error.origin == 2 || error.origin == 3
+      else { continue }
+      output.heardICMP(
+        SocketAddress.read(name, length: Int(header.msg_namelen)), Int32(truncatingIfNeeded: error.error))
+    }
   }
 
   /// Asks the sockets for their drop counts, which otherwise come only with the next datagram.

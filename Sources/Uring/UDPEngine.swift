@@ -26,6 +26,9 @@ public struct UDPEngine: ~Copyable {
   var trains: Trains
   var output: EngineOutput
   var clock: RealtimeConversion
+  var idle: IdleSpin
+  /// Completions already taken out of the ring, for the next pass.
+  var heldOver = 0
   var isWakeArmed = false
   var isDraining = false
   var now: Instant
@@ -57,6 +60,7 @@ public struct UDPEngine: ~Copyable {
       configuration, sockets: sockets.map { EngineOutput.SocketChoice(isIPv4: $0.isIPv4, address: $0.address) },
       counters: counters, now: now)
     trains = Trains(capacity: configuration.trainsInFlight)
+    idle = IdleSpin(short: configuration.patience)
     self.configuration = configuration
     self.handle = handle
     self.ring = ring
@@ -84,7 +88,9 @@ public struct UDPEngine: ~Copyable {
         continue
       }
       if isDraining && ((output.queuedTotal == 0 && trains.inFlight == 0) || now >= drainUntil) { break }
-      sleep(until: min(wake, isDraining ? drainUntil : core.nextDeadline))
+      sleep(
+        until: min(wake, isDraining ? drainUntil : core.nextDeadline),
+        awaitsCompletions: isDraining || wake == .never && output.queuedTotal > 0)
     }
     shutDown()
   }
@@ -115,7 +121,8 @@ public struct UDPEngine: ~Copyable {
     counters.add(.passes)
     clock.refresh(now: now, realtime: SystemClock.realtime())
     var received = false
-    var taken = ring.take()
+    var taken = heldOver > 0 ? heldOver : ring.take()
+    heldOver = 0
     while true {
       for i in 0..<taken { work(on: ring.completion(i), &core, &received) }
       // One more look for what came meanwhile would starve sending under load: the next pass takes it.
@@ -148,12 +155,19 @@ public struct UDPEngine: ~Copyable {
     return wake
   }
 
-  /// Sleeps until something completes or the instant has come, and submits what was prepared: one system call.
-  private mutating func sleep(until wake: Instant) {
+  /// Submits what was prepared, and sleeps until something completes or the instant has come. With `awaitsCompletions`
+  /// what the submitting itself completes is a reason to look again.
+  private mutating func sleep(until wake: Instant, awaitsCompletions: Bool) {
     if wake <= now || configuration.wait == .spin || handle.stopping.load(ordering: .relaxed) && !isDraining {
       ring.poll()
       return
     }
+    if ring.pendingSubmissions > 0 {
+      if !sendsDone() || awaitsCompletions { return }
+      now = SystemClock.now()
+    }
+    let patience = idle.begin(now)
+    if patience > .zero && looked(until: min(wake, now + patience)) { return }
     counters.add(.sleeps)
     ring.wait(wake == .never ? nil : wake - now)
     let woke = SystemClock.now()
@@ -166,6 +180,35 @@ public struct UDPEngine: ~Copyable {
     }
   }
 
+  /// Hands over what was prepared, and works on the sends' completions, which are there at once: a pass for them alone
+  /// would be wasted. False when there is anything else to do.
+  private mutating func sendsDone() -> Bool {
+    ring.poll()
+    let taken = ring.take()
+    for i in 0..<taken where EngineTag.split(ring.completion(i).tag).kind != .send {
+      heldOver = taken
+      return false
+    }
+    for i in 0..<taken {
+      let completion = ring.completion(i)
+      output.completed(EngineTag.split(completion.tag).index, result: completion.result, &trains, &ring)
+    }
+    return taken < Ring.batch && ring.pendingSubmissions == 0 && !output.hasRoomy
+  }
+
+  /// Looks for something to do instead of sleeping; true when there is.
+  private mutating func looked(until end: Instant) -> Bool {
+    ring.poll()
+    while ring.readyCompletions == 0 {
+      ring_relax()
+      now = SystemClock.now()
+      if now >= end { return false }
+      if ring.hasKernelWork { ring.poll() }
+    }
+    counters.add(.sleepsSaved)
+    return true
+  }
+
   /// Arms whatever has ended.
   private mutating func arm() {
     if isDraining { return }
@@ -175,9 +218,7 @@ public struct UDPEngine: ~Copyable {
           Int32(i), fixed: true, header: ports.header, group: buffers.group, tag: EngineTag.receive.tag(i))
       }
       if !ports.ports[i].isErrorArmed {
-        ports.prepareError(i)
-        ports.ports[i].isErrorArmed = ring.receiveError(
-          Int32(i), fixed: true, header: ports.errorHeaders + i, tag: EngineTag.errors.tag(i))
+        ports.ports[i].isErrorArmed = ring.pollErrors(Int32(i), fixed: true, tag: EngineTag.errors.tag(i))
       }
     }
     if !isWakeArmed {
@@ -200,7 +241,7 @@ public struct UDPEngine: ~Copyable {
     case .streamSend: streamSent(completion, index, &core)
     case .connect: connected(completion, index, &core)
     case .accept: accepted(completion, index, &core)
-    case .errors: readError(completion, index)
+    case .errors: readErrors(index)
     case .wake:
       isWakeArmed = false
       wakeCore(&core)

@@ -34,6 +34,12 @@ static uint64_t now_ns(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+uint64_t process_cpu_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 uint64_t thread_cpu_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -111,7 +117,22 @@ uint64_t baseline_send(int fd, uint16_t port, int mode, int bytes, long pause_ns
   return sent;
 }
 
-void baseline_receive(int fd, int mode, int bytes, volatile uint64_t *count, volatile int *stop) {
+// recvmsg, looking for up to look_ns before it sleeps.
+static ssize_t receive_looking(int fd, struct msghdr *m, long look_ns) {
+  if (look_ns > 0) {
+    size_t name = m->msg_namelen, control = m->msg_controllen;
+    uint64_t end = now_ns() + (uint64_t)look_ns;
+    do {
+      ssize_t n = recvmsg(fd, m, MSG_DONTWAIT);
+      if (n >= 0) return n;
+      m->msg_namelen = (socklen_t)name;
+      m->msg_controllen = control;
+    } while (now_ns() < end);
+  }
+  return recvmsg(fd, m, 0);
+}
+
+void baseline_receive(int fd, int mode, int bytes, long look_ns, volatile uint64_t *count, volatile int *stop) {
   static _Thread_local char buffer[BATCH * 2048];
   struct mmsghdr messages[BATCH];
   struct iovec vectors[BATCH];
@@ -140,7 +161,7 @@ void baseline_receive(int fd, int mode, int bytes, volatile uint64_t *count, vol
       struct iovec vector = {buffer, sizeof buffer};
       struct msghdr m = {.msg_name = &names[0], .msg_namelen = sizeof names[0], .msg_iov = &vector, .msg_iovlen = 1,
                          .msg_control = control, .msg_controllen = sizeof control};
-      ssize_t n = recvmsg(fd, &m, 0);
+      ssize_t n = receive_looking(fd, &m, look_ns);
       if (n <= 0) continue;
       int segment = (int)n;
       for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))

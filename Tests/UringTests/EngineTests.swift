@@ -178,6 +178,30 @@ struct ScriptedCore: DatagramCore {
     #expect(counters[.sentDatagrams] <= 3)
   }
 
+  /// As configured by default, what fills an MTU of 1,500 over IPv6 travels; one byte more is refused, and counted.
+  @Test func defaultFillsAnEthernetFrame() throws {
+    let (inbound, outbound) = (Tally(), Tally())
+    let largest = 1_500 - 40 - 8
+    let receiver = try EngineThread.start(configuration(PeerAddress("[::1]:0")!)) { _ in
+      Receiver(inbound, total: 100, lengths: largest...largest)
+    }
+    let to = receiver.handle.addresses[0]
+    let sender = try EngineThread.start(configuration(PeerAddress("[::1]:0")!)) { _ in
+      Sender(outbound, to: [to], total: 100, lengths: largest...largest)
+    }
+    #expect(eventually { inbound.received.value == 100 })
+    sender.stop()
+    #expect(sender.handle.snapshot()[.dropTooLarge] == 0)
+    let tooLong = try EngineThread.start(configuration(PeerAddress("[::1]:0")!)) { _ in
+      Sender(Tally(), to: [to], total: 1, lengths: largest + 1...largest + 1)
+    }
+    #expect(eventually { tooLong.handle.snapshot()[.dropTooLarge] == 1 })
+    tooLong.stop()
+    receiver.stop()
+    #expect(tooLong.handle.snapshot()[.sentDatagrams] == 0)
+    #expect(inbound.received.value == 100 && inbound.damaged.value == 0)
+  }
+
   /// Replies to strangers are answered at once and no more than the budget allows.
   @Test func repliesAreBudgeted() throws {
     let log = ScriptedCore.Log()

@@ -74,6 +74,15 @@ static inline int ring_cq_overflown(struct io_uring *ring) {
   return (IO_URING_READ_ONCE(*ring->sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0;
 }
 
+// Tells the processor that this is a loop that waits.
+static inline void ring_relax(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 // What a received message's control data said. `has` bits tell which fields are filled.
 enum { CONTROL_TIMESTAMP = 1, CONTROL_SEGMENT = 2, CONTROL_DROPS = 4 };
 struct control_data {

@@ -16,8 +16,9 @@ void baseline_close(int fd);
 // Returns how many.
 uint64_t baseline_send(int fd, uint16_t port, int mode, int bytes, long pause_ns, int group, volatile int *stop);
 
-// Receives and reads the first word of each until *stop; counts into *count as it goes.
-void baseline_receive(int fd, int mode, int bytes, volatile uint64_t *count, volatile int *stop);
+// Receives and reads the first word of each until *stop; counts into *count as it goes. In mode GSO it calls recvmsg
+// without blocking for up to look_ns before it sleeps.
+void baseline_receive(int fd, int mode, int bytes, long look_ns, volatile uint64_t *count, volatile int *stop);
 
 // Sends back whatever comes, until *stop.
 void baseline_echo(int fd, volatile int *stop);
@@ -25,5 +26,6 @@ void baseline_echo(int fd, volatile int *stop);
 // Round trips of one datagram, ns each; returns how many succeeded.
 int baseline_ping(int fd, uint16_t port, int bytes, uint32_t *times, int count);
 
-// CPU time of the calling thread so far, ns.
+// CPU time of the process, and of the calling thread, so far, ns.
+uint64_t process_cpu_ns(void);
 uint64_t thread_cpu_ns(void);
