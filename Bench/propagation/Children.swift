@@ -5,11 +5,15 @@ import Synchronization
 enum Children {
   private static let state = Mutex<(pids: Set<pid_t>, folder: URL?)>(([], nil))
 
+  private static let ending = Atomic<Bool>(false)
+
   static func add(_ pid: pid_t) { state.withLock { _ = $0.pids.insert(pid) } }
   static func remove(_ pid: pid_t) { state.withLock { _ = $0.pids.remove(pid) } }
   static func keep(_ folder: URL) { state.withLock { $0.folder = folder } }
 
+  /// Once for all: whoever comes second, because what it used was ended under it, waits for the process's end.
   static func end() {
+    if ending.exchange(true, ordering: .acquiringAndReleasing) { while true { sleep(1) } }
     let (pids, folder) = state.withLock { state in
       defer { state = ([], nil) }
       return state

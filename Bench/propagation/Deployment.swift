@@ -38,6 +38,8 @@ struct Passage {
   var announced: Double?
   /// By site; nil: it did not come in time.
   var handed: [Int: Double] = [:]
+  /// By site: when the node's log has it that the whole block was read; where `handed` is another's account.
+  var read: [Int: Double] = [:]
   var tip: [Int: Double] = [:]
   /// Milliseconds, by name, towards the last site.
   var stages: [(name: String, ms: Double)] = []
@@ -63,6 +65,13 @@ class Deployment {
   /// Fills in what the system itself says of a block.
   func complete(_ passage: inout Passage) throws {}
   func stop() { for node in nodes { node.stop() } }
+
+  /// When a node had read the last message that its block was made of, by its log.
+  static func read(_ node: SiteNode, before tip: Double) -> Double? {
+    node.log.last(before: tip) { line in
+      ["cmpctblock", "blocktxn", "block"].contains { line.contains("received: \($0) (") }
+    }
+  }
 
 }
 
@@ -99,9 +108,7 @@ final class PlainP2P: Deployment {
       origin.log.lines.first { $0.time >= submitted && $0.text.contains("sending cmpctblock") }?.time
     for (site, node) in nodes.enumerated().dropFirst() {
       guard let tip = passage.tip[site] else { continue }
-      passage.handed[site] = node.log.last(before: tip) {
-        $0.contains("received: cmpctblock") || $0.contains("received: blocktxn") || $0.contains("received: block ")
-      }
+      passage.handed[site] = Deployment.read(node, before: tip)
     }
     guard let announced = passage.announced else { return }
     passage.stages.append(("submit_to_announced", (announced - submitted) / 1e3))
@@ -127,7 +134,7 @@ final class Floor: Deployment {
     let submitted = passage.submitted
     guard let tip = passage.tip[1],
       let announced = origin.log.lines.first(where: { $0.time >= submitted && $0.text.contains("sending cmpctblock") }),
-      let handed = nodes[1].log.last(before: tip, { $0.contains("received: cmpctblock") })
+      let handed = Deployment.read(nodes[1], before: tip)
     else { return }
     passage.announced = announced.time
     passage.handed[1] = handed
@@ -167,8 +174,8 @@ final class Fibre: Deployment {
     for (site, node) in nodes.enumerated() {
       let degree = shape.links.count { $0.0 == site || $0.1 == site }
       while true {
-        node.log.refresh()
-        if node.log.lines.count(where: { $0.text.contains("UDP: Successfully connected to") }) >= degree { break }
+        let log = (try? String(contentsOf: node.folder.appending(path: "regtest/debug.log"), encoding: .utf8)) ?? ""
+        if log.components(separatedBy: "UDP: Successfully connected to").count > degree { break }
         if Date() > end { throw BenchFailure("the FIBRE nodes found no way to each other") }
         usleep(50_000)
       }

@@ -144,21 +144,23 @@ final class Lightpath: Deployment {
     passage.announced = time(0, "announced_ns")
     for site in nodes.indices.dropFirst() { passage.handed[site] = time(site, "delivered_ns") }
     let last = nodes.count - 1
-    let read = passage.tip[last].flatMap { tip in
-      nodes[last].log.last(before: tip) {
-        $0.contains("received: cmpctblock") || $0.contains("received: blocktxn") || $0.contains("received: block ")
-      }
+    for (site, node) in nodes.enumerated().dropFirst() {
+      if let tip = passage.tip[site] { passage.read[site] = Deployment.read(node, before: tip) }
     }
     let path = shape.pathDelay(to: last) * 1e3
     let steps: [(String, Double?)] = [
-      ("submit_to_announced", passage.announced), ("origin_first_packet_out", time(0, "first_sent")),
+      ("submit_to_announced", passage.announced),
+      (
+        "next_first_packet_in",
+        shape.kind == .chain && last > 1 ? time(1, "announced_ns").map { $0 - shape.pathDelay(to: 1) * 1e3 } : nil
+      ),
       ("far_first_packet_in", time(last, "announced_ns").map { $0 - path }),
       ("far_gate", time(last, "gate").map { $0 - path }), ("far_sketch", time(last, "sketch").map { $0 - path }),
       ("far_matched", time(last, "matched").map { $0 - path }),
       ("far_last_needed_packet", time(last, "last_needed").map { $0 - path }),
       ("far_decoded", time(last, "decoded").map { $0 - path }),
       ("far_verified", time(last, "verified").map { $0 - path }),
-      ("far_handed", passage.handed[last].map { $0 - path }), ("far_node_read", read.map { $0 - path }),
+      ("far_handed", passage.handed[last].map { $0 - path }), ("far_node_read", passage.read[last].map { $0 - path }),
       ("far_node_tip", passage.tip[last].map { $0 - path }),
     ]
     var before = passage.submitted

@@ -1,6 +1,8 @@
 import Foundation
 
 /// A node's debug.log, read as it grows. Its times are the machine's CLOCK_REALTIME, as the bench's are.
+///
+/// While a block travels nothing is parsed: the sites' cores are the bench's, too.
 final class NodeLog {
   struct Line {
     /// Microseconds since 1970.
@@ -9,30 +11,42 @@ final class NodeLog {
   }
 
   private let file: URL
-  private var offset: UInt64 = 0
-  private var rest = ""
-  private(set) var lines: [Line] = []
+  private var handle: FileHandle?
+  private var data = Data()
+  private var parsed: [Line]?
   private let formatter = ISO8601DateFormatter()
+  private var lastSecond: (text: String, value: Double) = ("", 0)
 
   init(_ file: URL) { self.file = file }
 
-  /// Reads what was added.
-  func refresh() {
-    guard let handle = try? FileHandle(forReadingFrom: file) else { return }
-    defer { try? handle.close() }
-    try? handle.seek(toOffset: offset)
-    guard let data = try? handle.readToEnd(), !data.isEmpty else { return }
-    offset += UInt64(data.count)
-    let text = rest + String(decoding: data, as: UTF8.self)
-    var parts = text.split(separator: "\n", omittingEmptySubsequences: false)
-    rest = String(parts.removeLast())
-    for part in parts { if let line = parse(part) { lines.append(line) } }
+  /// Forgets what was written so far.
+  func skip() {
+    open()
+    _ = try? handle?.seekToEnd()
+    data.removeAll()
+    parsed = nil
   }
 
-  /// Forgets what was read.
-  func clear() {
-    refresh()
-    lines = []
+  /// Reads what was added.
+  func refresh() {
+    open()
+    guard let more = try? handle?.readToEnd(), !more.isEmpty else { return }
+    data += more
+    parsed = nil
+  }
+
+  private func open() { if handle == nil { handle = try? FileHandle(forReadingFrom: file) } }
+
+  /// Whether the text is in what was read.
+  func contains(_ text: String) -> Bool { data.range(of: Data(text.utf8)) != nil }
+
+  /// What was read since the last `skip`, whole lines only.
+  var lines: [Line] {
+    if let parsed { return parsed }
+    let whole = data.lastIndex(of: 0x0A).map { data[data.startIndex...$0] } ?? Data()
+    let result = String(decoding: whole, as: UTF8.self).split(separator: "\n").compactMap(parse)
+    parsed = result
+    return result
   }
 
   /// `2026-01-01T00:00:00.000000Z text`
@@ -48,9 +62,10 @@ final class NodeLog {
     guard let micros = Double(stamp.dropFirst(20).dropLast()) else { return nil }
     return Line(time: lastSecond.value * 1e6 + micros, text: line[line.index(after: space)...])
   }
-  private var lastSecond: (text: String, value: Double) = ("", 0)
 
-  func tipTime(_ hash: String) -> Double? { first { $0.contains("UpdateTip: new best=\(hash)") } }
+  static func tipLine(_ hash: String) -> String { "UpdateTip: new best=\(hash)" }
+
+  func tipTime(_ hash: String) -> Double? { first { $0.contains(NodeLog.tipLine(hash)) } }
 
   func first(_ matches: (Substring) -> Bool) -> Double? { lines.first { matches($0.text) }?.time }
 

@@ -26,12 +26,13 @@ struct Report {
     }.sorted()
   }
 
-  private func handed(_ passages: [Passage], _ system: String) -> [Double] {
+  /// From the announcement, likewise.
+  private func arrivals(_ passages: [Passage], _ system: String, _ at: KeyPath<Passage, [Int: Double]>) -> [Double] {
     far(system).flatMap { site in
       passages.compactMap { passage in
         guard passage.tip[site] != nil else { return Run.patience * 1e3 }
-        guard let announced = passage.announced, let handed = passage.handed[site] else { return nil }
-        return (handed - announced) / 1e3 - delay(site, system)
+        guard let announced = passage.announced, let time = passage[keyPath: at][site] else { return nil }
+        return (time - announced) / 1e3 - delay(site, system)
       }
     }.sorted()
   }
@@ -41,23 +42,22 @@ struct Report {
 
   func write() {
     var floor: [Double] = []
+    var table = [row("loss", "system", ["tip p50", "p99", "handed p50", "p99"])]
     for result in results {
       let suffix = "loss\(name(result.loss))"
       var medians: [String: Double] = [:]
       for (system, passages) in result.passages.sorted(by: { $0.key < $1.key }) {
         let tips = tips(passages, system)
-        let handed = handed(passages, system)
         if system == "floor" {
           floor += tips
           continue
         }
         medians[system] = Harness.median(tips)
-        metric("tip_over_path_ms_p50_\(system)_\(suffix)", Harness.median(tips))
-        metric("tip_over_path_ms_p99_\(system)_\(suffix)", Harness.percentile(tips, 0.99))
-        if !handed.isEmpty {
-          metric("handed_over_path_ms_p50_\(system)_\(suffix)", Harness.median(handed))
-          metric("handed_over_path_ms_p99_\(system)_\(suffix)", Harness.percentile(handed, 0.99))
-        }
+        percentiles("tip_over_path", tips, "\(system)_\(suffix)")
+        let handed = arrivals(passages, system, \.handed)
+        percentiles("handed_over_path", handed, "\(system)_\(suffix)")
+        percentiles("read_over_path", arrivals(passages, system, \.read), "\(system)_\(suffix)")
+        table.append(row(result.loss, system, tips, handed))
         let late = passages.count { passage in far(system).contains { passage.tip[$0] == nil } }
         metric("blocks_\(system)_\(suffix)", Double(passages.count), "count")
         metric("blocks_not_in_time_\(system)_\(suffix)", Double(late), "count")
@@ -79,7 +79,33 @@ struct Report {
     if !floor.isEmpty {
       metric("floor_ms", Harness.median(floor.sorted()))
       metric("floor_ms_p99", Harness.percentile(floor.sorted(), 0.99))
+      table.append(row("", "floor", figures(floor.sorted())))
     }
+    let title = "\(plan.shape.kind.rawValue) of \(plan.shape.sites) sites, ms over the path's delay"
+    FileHandle.standardError.write(Data((title + "\n" + table.joined(separator: "\n") + "\n").utf8))
+  }
+
+  private func percentiles(_ name: String, _ values: [Double], _ suffix: String) {
+    if values.isEmpty { return }
+    metric("\(name)_ms_p50_\(suffix)", Harness.median(values))
+    metric("\(name)_ms_p99_\(suffix)", Harness.percentile(values, 0.99))
+  }
+
+  private func figures(_ values: [Double]) -> [String] {
+    if values.isEmpty { return ["-", "-"] }
+    return [Harness.median(values), Harness.percentile(values, 0.99)].map { String(format: "%.1f", $0) }
+  }
+
+  private func row(_ loss: Double, _ system: String, _ tips: [Double], _ handed: [Double]) -> String {
+    row("\(name(loss))%", system, figures(tips) + figures(handed))
+  }
+
+  private func row(_ loss: String, _ system: String, _ figures: [String]) -> String {
+    func padded(_ text: String, _ width: Int) -> String {
+      String(repeating: " ", count: max(0, width - text.count)) + text
+    }
+    return padded(loss, 6) + "  " + system + String(repeating: " ", count: max(0, 10 - system.count))
+      + figures.map { padded($0, 12) }.joined()
   }
 
   private func stages(_ result: Result, _ suffix: String) {

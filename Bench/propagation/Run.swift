@@ -125,9 +125,7 @@ final class Run {
   private func pass(_ what: String, _ take: (String, Passage) -> Void) throws {
     let draft = try mint.draft(plan.sizes[round % plan.sizes.count], missing: plan.missing)
     say("\(plan.shape.kind.rawValue): \(what): \(draft.transactions) transactions, \(draft.block.count) bytes")
-    let every = deployments.flatMap { deployment in deployment.nodes.map { (deployment, $0) } }
-    for (_, node) in every { node.log.clear() }
-    try parallel(every.map(\.1)) { try $0.feed(draft.known) }
+    try parallel(deployments.flatMap(\.nodes)) { try $0.feed(draft.known) }
     for deployment in deployments {
       try deployment.settle(transactions: deployment.nodes.map { _ in draft.known.count })
     }
@@ -150,6 +148,7 @@ final class Run {
     // every 20 ms, and from site to site a transaction takes three one-way delays.
     for node in deployment.knowsAll ? deployment.nodes : [origin] { try node.feed(draft.withheld) }
     usleep(45_000)
+    for node in deployment.nodes { node.log.skip() }
     var passage = Passage(
       hash: draft.hash, transactions: draft.transactions, submitted: Double(SystemClock.realtime()) / 1e3)
     let answer = try origin.rpc.result(try origin.rpc.send(request), "submitblock")
@@ -157,14 +156,14 @@ final class Run {
     let end = Date(timeIntervalSinceNow: Run.patience)
     while Date() < end {
       for node in deployment.nodes { node.log.refresh() }
-      for (index, node) in deployment.nodes.enumerated() where passage.tip[index] == nil {
-        passage.tip[index] = node.log.tipTime(draft.hash)
-      }
-      if passage.tip.count == deployment.nodes.count { break }
+      if deployment.nodes.allSatisfy({ $0.log.contains(NodeLog.tipLine(draft.hash)) }) { break }
       usleep(10_000)
     }
     usleep(50_000)
-    for node in deployment.nodes { node.log.refresh() }
+    for (index, node) in deployment.nodes.enumerated() {
+      node.log.refresh()
+      passage.tip[index] = node.log.tipTime(draft.hash)
+    }
     try deployment.complete(&passage)
     for (index, node) in deployment.nodes.enumerated() where passage.tip[index] == nil {
       say("\(deployment.name): block \(draft.hash) did not reach site \(node.site) in \(Int(Run.patience)) s")
