@@ -22,6 +22,14 @@ int ring_enable(struct io_uring *ring) {
   return result < 0 ? -errno : 0;
 }
 
+int ring_supports(struct io_uring *ring, int operation) {
+  struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+  if (!probe) return 0;
+  int known = io_uring_opcode_supported(probe, operation);
+  io_uring_free_probe(probe);
+  return known;
+}
+
 // CMSG_NXTHDR of glibc 2.36 reads the next header's length before it has checked that it is inside: walk by hand.
 #define FOR_EACH_CONTROL(control, length, header, payload, bytes)                                              \
   for (size_t at_ = 0;                                                                                         \

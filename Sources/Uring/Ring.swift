@@ -64,28 +64,28 @@ public struct Ring: ~Copyable {
     ring.initialize(to: io_uring())
     completions = .allocate(capacity: Ring.batch)
     completions.initialize(repeating: ring_completion(), count: Ring.batch)
-    var last: Int32 = 0
-    let candidates = mode.map { [$0] } ?? RingMode.allCases
-    for candidate in candidates {
+    var places = 0
+    let ring = ring
+    let (taken, error) = Ring.stepDown(mode.map { [$0] } ?? RingMode.allCases) { candidate in
       var parameters = io_uring_params()
       // Disabled until its thread enables it: that thread, not the one that opened it, becomes the only issuer.
       parameters.flags =
         UInt32(RING_SETUP_CQSIZE | RING_SETUP_CLAMP)
         | UInt32(RING_SETUP_R_DISABLED | RING_SETUP_SUBMIT_ALL) | candidate.flags
       parameters.cq_entries = UInt32(max(completionEntries, entries * 2))
-      last = io_uring_queue_init_params(UInt32(entries), ring, &parameters)
-      if last == 0 {
-        self.mode = candidate
-        self.entries = Int(parameters.sq_entries)
-        return
-      }
-      if last != -EINVAL { break }
+      let result = io_uring_queue_init_params(UInt32(entries), ring, &parameters)
+      places = Int(parameters.sq_entries)
+      return result
+    }
+    if let taken {
+      self.mode = taken
+      self.entries = places
+      return
     }
     self.mode = .interrupting
     self.entries = 0
-    let error = RingError.ofSetup(-last)
     discard(ring, completions)
-    throw error
+    throw RingError.ofSetup(-error)
   }
 
   deinit {
@@ -94,6 +94,23 @@ public struct Ring: ~Copyable {
       discard(ring, completions)
     }
   }
+
+  /// The first mode that `setUp` takes. A kernel that doesn't know a flag answers EINVAL, and the next mode is tried; any
+  /// other answer ends the search.
+  package static func stepDown(
+    _ candidates: [RingMode], _ setUp: (RingMode) -> Int32
+  ) -> (mode: RingMode?, error: Int32) {
+    var last = -EINVAL
+    for candidate in candidates {
+      last = setUp(candidate)
+      if last == 0 { return (candidate, 0) }
+      if last != -EINVAL { break }
+    }
+    return (nil, last)
+  }
+
+  /// Whether the kernel has multishot `recvmsg`. That can't be asked; zero-copy sending came with the same release.
+  public var hasMultishotReceive: Bool { ring_supports(ring, Int32(RING_OP_OF_6_0)) != 0 }
 
   /// Makes the calling thread the ring's owner: before the first submission, once.
   public mutating func activate() throws(RingError) {

@@ -42,6 +42,9 @@ public struct UDPEngine: ~Copyable {
     var ring = try Ring(
       entries: configuration.ringEntries, completionEntries: configuration.receiveBuffers * 4 + 1_024,
       mode: configuration.ringMode)
+    if !ring.hasMultishotReceive {
+      throw .kernelTooOld(missing: "multishot recvmsg", release: RingError.kernelRelease())
+    }
     let buffers = try BufferRing(
       group: 0, count: configuration.receiveBuffers, bytesEach: SocketPorts.bufferBytes, on: ring)
     let ports = try SocketPorts(configuration)

@@ -51,13 +51,14 @@ import UringSupport
   }
 
   /// No route: the send itself fails, for that destination alone.
-  @Test func networkUnreachable() {
+  @Test(arguments: [("127.0.0.1:0", "192.0.2.1:9"), ("[::1]:0", "[2001:db8::1]:9")])
+  func networkUnreachable(_ listen: String, _ nowhere: String) {
     onOwnThread {
       let error = thread_enter_private_network(0)
       if error != 0 { return print("NOT TESTED: no network namespace here (errno \(error))") }
       do {
         let total = 2_000
-        let (inbound, sender) = try run(listen: "127.0.0.1:0", bad: PeerAddress("192.0.2.1:9")!, total: total)
+        let (inbound, sender) = try run(listen: listen, bad: PeerAddress(nowhere)!, total: total)
         #expect(inbound.received.value == total / 2)
         #expect(sender.count(.dropSendFailed, link: LinkID(0)) == UInt64(total / 2))
         #expect(sender.count(.sendErrorUnreachable, link: LinkID(0)) > 0)
@@ -134,10 +135,23 @@ import UringSupport
     }
   }
 
-  /// Buffers beyond the sysctl: granted with the privilege, else reported with the sysctl to raise.
-  @Test func shortSocketBuffersAreReported() throws {
-    let engine = try UDPEngine(configuration(PeerAddress("127.0.0.1:0")!) { $0.receiveSocketBytes = 1 << 30 })
-    for warning in engine.handle.warnings { #expect(warning.contains("net.core.rmem_max")) }
+  /// Buffers beyond the sysctl, and no privilege to have them: reported, with the sysctl to raise.
+  @Test func shortSocketBuffersAreReported() {
+    onOwnThread {
+      let error = thread_drop_network_administration()
+      if error != 0 { return print("NOT TESTED: capabilities can't be dropped here (errno \(error))") }
+      do {
+        let engine = try UDPEngine(
+          configuration(PeerAddress("127.0.0.1:0")!) {
+            $0.receiveSocketBytes = 1 << 30
+            $0.sendSocketBytes = 4_096
+          })
+        #expect(engine.handle.warnings.count == 1)
+        #expect(engine.handle.warnings.allSatisfy { $0.contains("sysctl -w net.core.rmem_max=1073741824") })
+      } catch {
+        Issue.record(error)
+      }
+    }
   }
 
   /// Control data cut anywhere, or with lengths that lie, is read without going outside.

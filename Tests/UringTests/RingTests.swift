@@ -92,6 +92,34 @@ import Uring
     #expect(closed?.result == 0)
   }
 
+  /// An older kernel answers EINVAL to flags it doesn't know: the next mode is tried. Anything else is no matter of age.
+  @Test func stepsDownOnOlderKernels() {
+    func take(_ answers: [Int32]) -> (modes: [RingMode], mode: RingMode?, error: Int32) {
+      var asked: [RingMode] = []
+      let (mode, error) = Ring.stepDown(RingMode.allCases) { candidate in
+        asked.append(candidate)
+        return answers[asked.count - 1]
+      }
+      return (asked, mode, error)
+    }
+    #expect(take([0]).mode == .deferred)
+    #expect(take([-EINVAL, 0]).mode == .cooperative)
+    let oldest = take([-EINVAL, -EINVAL, 0])
+    #expect(oldest.mode == .interrupting && oldest.modes == RingMode.allCases)
+    let none = take([-EINVAL, -EINVAL, -EINVAL])
+    #expect(none.mode == nil && none.error == -EINVAL)
+    let forbidden = take([-EPERM])
+    #expect(forbidden.mode == nil && forbidden.error == -EPERM && forbidden.modes == [.deferred])
+  }
+
+  @Test func tooOldNamesTheLowestKernel() throws {
+    let ring = try Ring()
+    let has = ring.hasMultishotReceive
+    #expect(has, "the other tests ran")
+    let text = RingError.kernelTooOld(missing: "multishot recvmsg", release: "5.15.0-9-amd64").description
+    #expect(text.contains("6.0") && text.contains("5.15.0-9-amd64") && text.contains("multishot recvmsg"))
+  }
+
   @Test func timeoutsAreKept() throws {
     var ring = try Ring()
     try ring.activate()

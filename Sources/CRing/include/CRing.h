@@ -28,6 +28,7 @@ enum {
   RING_CQE_MORE = IORING_CQE_F_MORE,
   RING_CANCEL_ALL = IORING_ASYNC_CANCEL_ALL,
   RING_CANCEL_ANY = IORING_ASYNC_CANCEL_ANY,
+  RING_OP_OF_6_0 = IORING_OP_SEND_ZC,
 };
 
 // Socket levels and options that glibc 2.36 or the importer leaves out.
@@ -43,6 +44,9 @@ enum {
 
 // Debian 12's liburing declares io_uring_enable_rings and doesn't export it. 0 or negative errno.
 int ring_enable(struct io_uring *ring);
+
+// Whether the kernel knows an operation.
+int ring_supports(struct io_uring *ring, int operation);
 
 // One completion, copied out so that its place in the ring can be handed back before it is worked on.
 struct ring_completion {
