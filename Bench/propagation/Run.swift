@@ -14,6 +14,8 @@ final class Run {
     var missing: Double
     var meanBurst: Double
     var megabits: Double
+    /// Tells the stages of each block on standard error.
+    var tellsEach = false
   }
   /// A block that has not come by then counts as this late.
   static let patience = 10.0
@@ -134,7 +136,12 @@ final class Run {
     let hex = Hex.encode(draft.block)
     for index in deployments.indices {
       let deployment = deployments[(index + round) % deployments.count]
-      take(deployment.name, try pass(draft, hex, through: deployment))
+      let passage = try pass(draft, hex, through: deployment)
+      if plan.tellsEach {
+        let stages = passage.stages.map { "\($0.name) " + String(format: "%.2f", $0.ms) }.joined(separator: ", ")
+        say("  \(deployment.name): \(stages)")
+      }
+      take(deployment.name, passage)
       usleep(150_000)
     }
     round += 1

@@ -52,7 +52,7 @@ do {
       warmUps: Int(numbers(option("warm-ups", "4"), "warm-ups")[0]), sizes: sizes,
       missing: numbers(option("missing", "1"), "missing")[0] / 100,
       meanBurst: numbers(option("burst", "1"), "burst")[0],
-      megabits: numbers(option("mbit", "1000"), "mbit")[0])
+      megabits: numbers(option("mbit", "1000"), "mbit")[0], tellsEach: CommandLine.arguments.contains("--each"))
     if !(2...5).contains(plan.shape.sites) { Harness.fail("propagation: --sites 2 to 5") }
     let folder = top.appending(path: name)
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)

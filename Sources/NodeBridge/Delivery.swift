@@ -19,6 +19,8 @@ struct Delivery {
   var tried: [DeliveryMethod]
   /// Fences on their way: only when the last one is answered is it certain that the node has dealt with all of it.
   var fences = 0
+  /// The node has checked the block and passes it on; Core does so before it connects it.
+  var isAccepted = false
 }
 
 /// How long this node takes with each form of block, learned from every delivery; the choice follows it.
@@ -174,14 +176,22 @@ extension NodePeer {
     ping(.delivered(hash), now: now, &sink)
   }
 
+  /// The node has checked the block. What it still does until its tip is updated is the same for all methods.
+  mutating func accepted(_ at: Int, now: Instant) {
+    if deliveries[at].isAccepted { return }
+    deliveries[at].isAccepted = true
+    let delivery = deliveries[at]
+    statistics.succeeded(
+      delivery.method, DeliveryStatistics.temperature(missingShare: delivery.missingShare),
+      milliseconds: (now - delivery.written).milliseconds, bytes: delivery.byteCount)
+  }
+
   /// The node has the block on its best chain.
   mutating func confirmed(_ at: Int, host: inout some BridgeHost & ~Copyable, now: Instant) {
+    accepted(at, now: now)
     let delivery = deliveries.remove(at: at)
     has.insert(delivery.hash)
     let took = now - delivery.written
-    statistics.succeeded(
-      delivery.method, DeliveryStatistics.temperature(missingShare: delivery.missingShare),
-      milliseconds: took.milliseconds, bytes: delivery.byteCount)
     host.note(.tipUpdated(node: index, hash: delivery.hash, method: delivery.method, took: took, at: now))
   }
 

@@ -23,7 +23,10 @@ extension NodePeer {
     _ hash: Hash256, _ form: AnnouncementForm, host: inout some BridgeHost & ~Copyable, now: Instant
   ) {
     if has.insert(hash) { host.note(.announced(node: index, hash: hash, form: form, at: now)) }
-    if let at = deliveries.firstIndex(where: { $0.hash == hash }) { confirmed(at, host: &host, now: now) }
+    guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
+    // A compact block is pushed before the block is connected, some 10 ms before the tip moves; headers and inventory
+    // follow the tip, and the fence's `getheaders` is answered after all that.
+    if form == .compactBlock { accepted(at, now: now) } else { confirmed(at, host: &host, now: now) }
   }
 
   mutating func receivedHeaders(
