@@ -104,8 +104,7 @@ final class PlainP2P: Deployment {
 
   override func complete(_ passage: inout Passage) {
     let submitted = passage.submitted
-    passage.announced =
-      origin.log.lines.first { $0.time >= submitted && $0.text.contains("sending cmpctblock") }?.time
+    passage.announced = origin.announcement(since: submitted)
     for (site, node) in nodes.enumerated().dropFirst() {
       guard let tip = passage.tip[site] else { continue }
       passage.handed[site] = Deployment.read(node, before: tip)
@@ -133,14 +132,14 @@ final class Floor: Deployment {
   override func complete(_ passage: inout Passage) {
     let submitted = passage.submitted
     guard let tip = passage.tip[1],
-      let announced = origin.log.lines.first(where: { $0.time >= submitted && $0.text.contains("sending cmpctblock") }),
+      let announced = origin.announcement(since: submitted),
       let handed = Deployment.read(nodes[1], before: tip)
     else { return }
-    passage.announced = announced.time
+    passage.announced = announced
     passage.handed[1] = handed
     passage.stages = [
-      ("submit_to_announced", (announced.time - submitted) / 1e3),
-      ("announced_to_handed", (handed - announced.time) / 1e3), ("handed_to_tip", (tip - handed) / 1e3),
+      ("submit_to_announced", (announced - submitted) / 1e3),
+      ("announced_to_handed", (handed - announced) / 1e3), ("handed_to_tip", (tip - handed) / 1e3),
     ]
   }
 }

@@ -141,7 +141,7 @@ final class Lightpath: Deployment {
       let value = block[name] ?? (block["stages_ns"] as? [String: Any])?[name]
       return (value as? NSNumber).map { $0.doubleValue / 1e3 + shift }
     }
-    passage.announced = time(0, "announced_ns")
+    passage.announced = origin.announcement(since: passage.submitted)
     for site in nodes.indices.dropFirst() { passage.handed[site] = time(site, "delivered_ns") }
     let last = nodes.count - 1
     for (site, node) in nodes.enumerated().dropFirst() {
@@ -149,7 +149,7 @@ final class Lightpath: Deployment {
     }
     let path = shape.pathDelay(to: last) * 1e3
     let steps: [(String, Double?)] = [
-      ("submit_to_announced", passage.announced),
+      ("submit_to_announced", passage.announced), ("origin_relay_heard", time(0, "announced_ns")),
       (
         "next_first_packet_in",
         shape.kind == .chain && last > 1 ? time(1, "announced_ns").map { $0 - shape.pathDelay(to: 1) * 1e3 } : nil

@@ -86,7 +86,10 @@ final class SiteNode {
     process.stop()
   }
 
-  func tip() throws -> String { try rpc.call("getbestblockhash") as? String ?? "" }
+  /// When the node began to send a compact block of its own accord.
+  func announcement(since time: Double) -> Double? {
+    log.lines.first { $0.time >= time && $0.text.contains("sending cmpctblock") }?.time
+  }
 
   /// Hands transactions over as a peer does, and returns when the node has looked at all of them.
   func feed(_ frames: [[UInt8]]) throws {
