@@ -58,7 +58,7 @@ struct EngineOutput: ~Copyable {
   var replyTokensAt: Instant
   var queuedTotalBytes = 0
   var queuedTotal = 0
-  /// What timed wake-ups are usually late by; kept by the engine.
+  /// What timed wake-ups are usually late by (`Lateness`); kept by the engine.
   var wakeLateness = Interval.zero
   /// Set by the engine before each call of the core.
   var now: Instant

@@ -69,3 +69,21 @@ package struct TokenBucket {
     return Instant(nanoseconds: (due &+ patience(more, lateness) &+ 15) >> 4)
   }
 }
+
+/// What timed wake-ups are usually late by, as TCP estimates round-trip times (RFC 6298): a mean over the last eight or so,
+/// and twice the mean deviation from it, so that a machine whose wake-ups vary keeps more of the credit for them.
+package struct Lateness {
+  private var mean = Interval.zero
+  private var deviation = Interval.zero
+
+  package init() {}
+
+  /// One great lateness (the thread was preempted) says little about the next: it counts as 100 µs.
+  package mutating func usual(_ late: Interval) -> Interval {
+    let counted = min(late, TokenBucket.burst)
+    let error = counted - mean
+    mean = mean + error / 8
+    deviation = deviation + ((error < .zero ? .zero - error : error) - deviation) / 8
+    return mean + deviation + deviation
+  }
+}

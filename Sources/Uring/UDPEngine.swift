@@ -27,6 +27,7 @@ public struct UDPEngine: ~Copyable {
   var output: EngineOutput
   var clock: RealtimeConversion
   var idle: IdleSpin
+  var lateness = Lateness()
   /// Completions already taken out of the ring, for the next pass.
   var heldOver = 0
   var isWakeArmed = false
@@ -177,9 +178,7 @@ public struct UDPEngine: ~Copyable {
     if woke >= wake {
       let late = woke - wake
       counters.record(.wakeLateness, UInt64(clamping: late.nanoseconds))
-      // A mean over the last eight or so; one great lateness (the thread was preempted) says little about the next.
-      let usual = output.wakeLateness
-      output.wakeLateness = usual + (min(late, .microseconds(100)) - usual) / 8
+      output.wakeLateness = lateness.usual(late)
     }
   }
 

@@ -95,6 +95,20 @@ struct PacingTests {
     #expect(bucket.wake(more: 1 << 20, lateness: .seconds(1)) == lone)
   }
 
+  /// Steady lateness is anticipated as it is, unsteady by more than its mean; one great lateness counts as 100 µs.
+  @Test func latenessIsLearned() {
+    func usual(_ late: [Int64]) -> Interval {
+      var lateness = Lateness()
+      return late.reduce(.zero) { _, each in lateness.usual(.microseconds(each)) }
+    }
+    let steady = usual(Array(repeating: 10, count: 200))
+    #expect(steady >= .microseconds(9) && steady <= .microseconds(11))
+    #expect(usual((0..<200).map { $0 % 2 == 0 ? 0 : 20 }) > .microseconds(25))
+    let settled = Array(repeating: Int64(10), count: 200)
+    #expect(usual(settled + [5_000]) == usual(settled + [100]))
+    #expect(usual(settled + [5_000] + settled) <= .microseconds(11))
+  }
+
   @Test func unlimitedAndAbsurdRates() {
     var unlimited = TokenBucket(rate: .unlimited, fullDatagram: 1_228)
     #expect(unlimited.isUnlimited)
