@@ -53,8 +53,8 @@ try c.rpc.call("addnode", ["127.0.0.1:\(a.p2pPort)", "add"])
 func configuration(_ node: RegtestNode) -> NodeConfiguration {
   NodeConfiguration(name: "node", address: PeerAddress("127.0.0.1:\(node.p2pPort)")!)
 }
-let siteA = try Site(network: .regtest, nodes: [configuration(a)])
-let siteB = try Site(network: .regtest, nodes: [configuration(b)])
+let siteA = try Site(network: .regtest, nodes: [configuration(a)], confirmsAfter: .milliseconds(100))
+let siteB = try Site(network: .regtest, nodes: [configuration(b)], confirmsAfter: .milliseconds(100))
 /// Blocks go on to the far bridge at once, on the near one's thread.
 let isBridged = Flag()
 let logB = siteB.log

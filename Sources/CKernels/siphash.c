@@ -76,37 +76,44 @@ __attribute__((target("avx2"))) static inline void words4(const uint8_t *const p
   m[3] = _mm256_permute2x128_si256(ab1, cd1, 0x31);
 }
 
-// Eight messages as two groups of four whose rounds alternate: one group alone leaves ports idle, waiting for itself.
-__attribute__((target("avx2"))) static inline void hash8_avx2(
-  uint64_t k0, uint64_t k1, const uint8_t *const p[8], __m256i out[2]) {
-  __m256i m[4], n[4];
-  words4(p, m);
-  words4(p + 4, n);
-  const __m256i last = _mm256_set1_epi64x((long long)LAST), finish = _mm256_set1_epi64x(0xff);
-  __m256i v0 = _mm256_set1_epi64x((long long)(C0 ^ k0)), v1 = _mm256_set1_epi64x((long long)(C1 ^ k1));
-  __m256i v2 = _mm256_set1_epi64x((long long)(C2 ^ k0)), v3 = _mm256_set1_epi64x((long long)(C3 ^ k1));
-  __m256i w0 = v0, w1 = v1, w2 = v2, w3 = v3;
+// Groups of four messages whose rounds alternate: one group alone would wait for its own results most of the time. Three
+// are what sixteen registers hold; the words lie in memory.
+enum { AVX2_GROUPS = 3, AVX2_STEP = 4 * AVX2_GROUPS };
+
+__attribute__((target("avx2"))) static inline void hash_avx2(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[AVX2_STEP], uint64_t *out) {
+  __m256i m[AVX2_GROUPS][5], v[AVX2_GROUPS][4];
+#pragma clang loop unroll(full)
+  for (int g = 0; g < AVX2_GROUPS; g++) {
+    words4(p + 4 * g, m[g]);
+    m[g][4] = _mm256_set1_epi64x((long long)LAST);
+    v[g][0] = _mm256_set1_epi64x((long long)(C0 ^ k0)), v[g][1] = _mm256_set1_epi64x((long long)(C1 ^ k1));
+    v[g][2] = _mm256_set1_epi64x((long long)(C2 ^ k0)), v[g][3] = _mm256_set1_epi64x((long long)(C3 ^ k1));
+  }
 #pragma clang loop unroll(full)
   for (int i = 0; i < 5; i++) {
-    __m256i a = i < 4 ? m[i] : last, b = i < 4 ? n[i] : last;
-    v3 = _mm256_xor_si256(v3, a);
-    w3 = _mm256_xor_si256(w3, b);
-    ROUND4(v0, v1, v2, v3);
-    ROUND4(w0, w1, w2, w3);
-    ROUND4(v0, v1, v2, v3);
-    ROUND4(w0, w1, w2, w3);
-    v0 = _mm256_xor_si256(v0, a);
-    w0 = _mm256_xor_si256(w0, b);
-  }
-  v2 = _mm256_xor_si256(v2, finish);
-  w2 = _mm256_xor_si256(w2, finish);
 #pragma clang loop unroll(full)
-  for (int i = 0; i < 4; i++) {
-    ROUND4(v0, v1, v2, v3);
-    ROUND4(w0, w1, w2, w3);
+    for (int g = 0; g < AVX2_GROUPS; g++) v[g][3] = _mm256_xor_si256(v[g][3], m[g][i]);
+#pragma clang loop unroll(full)
+    for (int r = 0; r < 2; r++) {
+#pragma clang loop unroll(full)
+      for (int g = 0; g < AVX2_GROUPS; g++) ROUND4(v[g][0], v[g][1], v[g][2], v[g][3]);
+    }
+#pragma clang loop unroll(full)
+    for (int g = 0; g < AVX2_GROUPS; g++) v[g][0] = _mm256_xor_si256(v[g][0], m[g][i]);
   }
-  out[0] = _mm256_xor_si256(_mm256_xor_si256(v0, v1), _mm256_xor_si256(v2, v3));
-  out[1] = _mm256_xor_si256(_mm256_xor_si256(w0, w1), _mm256_xor_si256(w2, w3));
+#pragma clang loop unroll(full)
+  for (int g = 0; g < AVX2_GROUPS; g++) v[g][2] = _mm256_xor_si256(v[g][2], _mm256_set1_epi64x(0xff));
+#pragma clang loop unroll(full)
+  for (int r = 0; r < 4; r++) {
+#pragma clang loop unroll(full)
+    for (int g = 0; g < AVX2_GROUPS; g++) ROUND4(v[g][0], v[g][1], v[g][2], v[g][3]);
+  }
+#pragma clang loop unroll(full)
+  for (int g = 0; g < AVX2_GROUPS; g++) {
+    __m256i hash = _mm256_xor_si256(_mm256_xor_si256(v[g][0], v[g][1]), _mm256_xor_si256(v[g][2], v[g][3]));
+    _mm256_storeu_si256((__m256i *)(out + 4 * g), hash);
+  }
 }
 
 #define ROUND8(v0, v1, v2, v3) \
@@ -119,10 +126,9 @@ __attribute__((target("avx2"))) static inline void hash8_avx2(
     v2 = _mm512_rol_epi64(v2, 32); \
   } while (0)
 
-// Eight messages: p[0], p[1], p[4], p[5] fill the lower halves in the order that two unpacks and a lane permutation
-// undo, so that lane i of the result belongs to p[i].
-__attribute__((target("avx512f"))) static inline __m512i hash8(
-  uint64_t k0, uint64_t k1, const uint8_t *const p[8]) {
+// Word i of eight messages in one vector: p[0], p[1], p[4], p[5] fill the lower halves in the order that two unpacks and
+// a lane permutation undo, so that lane i belongs to p[i].
+__attribute__((target("avx512f"))) static inline void words8(const uint8_t *const p[8], __m512i m[4]) {
   __m512i r0 = _mm512_inserti64x4(
     _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p[0])), _mm256_loadu_si256((const __m256i *)p[4]), 1);
   __m512i r1 = _mm512_inserti64x4(
@@ -136,35 +142,58 @@ __attribute__((target("avx512f"))) static inline __m512i hash8(
   __m512i lo23 = _mm512_unpacklo_epi64(r2, r3), hi23 = _mm512_unpackhi_epi64(r2, r3);
   const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
   const __m512i second = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
-  __m512i m[5] = {
-    _mm512_permutex2var_epi64(lo01, first, lo23), _mm512_permutex2var_epi64(hi01, first, hi23),
-    _mm512_permutex2var_epi64(lo01, second, lo23), _mm512_permutex2var_epi64(hi01, second, hi23),
-    _mm512_set1_epi64((long long)LAST)};
-  __m512i v0 = _mm512_set1_epi64((long long)(C0 ^ k0)), v1 = _mm512_set1_epi64((long long)(C1 ^ k1));
-  __m512i v2 = _mm512_set1_epi64((long long)(C2 ^ k0)), v3 = _mm512_set1_epi64((long long)(C3 ^ k1));
+  m[0] = _mm512_permutex2var_epi64(lo01, first, lo23);
+  m[1] = _mm512_permutex2var_epi64(hi01, first, hi23);
+  m[2] = _mm512_permutex2var_epi64(lo01, second, lo23);
+  m[3] = _mm512_permutex2var_epi64(hi01, second, hi23);
+}
+
+// Groups of eight messages, as above. Three of them and their words fill the registers; a fourth spills and is slower.
+enum { AVX512_GROUPS = 3, AVX512_STEP = 8 * AVX512_GROUPS };
+
+__attribute__((target("avx512f"))) static inline void hash_avx512(
+  uint64_t k0, uint64_t k1, const uint8_t *const p[AVX512_STEP], uint64_t *out) {
+  __m512i m[AVX512_GROUPS][5], v[AVX512_GROUPS][4];
+#pragma clang loop unroll(full)
+  for (int g = 0; g < AVX512_GROUPS; g++) {
+    words8(p + 8 * g, m[g]);
+    m[g][4] = _mm512_set1_epi64((long long)LAST);
+    v[g][0] = _mm512_set1_epi64((long long)(C0 ^ k0)), v[g][1] = _mm512_set1_epi64((long long)(C1 ^ k1));
+    v[g][2] = _mm512_set1_epi64((long long)(C2 ^ k0)), v[g][3] = _mm512_set1_epi64((long long)(C3 ^ k1));
+  }
 #pragma clang loop unroll(full)
   for (int i = 0; i < 5; i++) {
-    v3 = _mm512_xor_si512(v3, m[i]);
-    ROUND8(v0, v1, v2, v3);
-    ROUND8(v0, v1, v2, v3);
-    v0 = _mm512_xor_si512(v0, m[i]);
-  }
-  v2 = _mm512_xor_si512(v2, _mm512_set1_epi64(0xff));
 #pragma clang loop unroll(full)
-  for (int i = 0; i < 4; i++) ROUND8(v0, v1, v2, v3);
-  return _mm512_xor_si512(_mm512_xor_si512(v0, v1), _mm512_xor_si512(v2, v3));
+    for (int g = 0; g < AVX512_GROUPS; g++) v[g][3] = _mm512_xor_si512(v[g][3], m[g][i]);
+#pragma clang loop unroll(full)
+    for (int r = 0; r < 2; r++) {
+#pragma clang loop unroll(full)
+      for (int g = 0; g < AVX512_GROUPS; g++) ROUND8(v[g][0], v[g][1], v[g][2], v[g][3]);
+    }
+#pragma clang loop unroll(full)
+    for (int g = 0; g < AVX512_GROUPS; g++) v[g][0] = _mm512_xor_si512(v[g][0], m[g][i]);
+  }
+#pragma clang loop unroll(full)
+  for (int g = 0; g < AVX512_GROUPS; g++) v[g][2] = _mm512_xor_si512(v[g][2], _mm512_set1_epi64(0xff));
+#pragma clang loop unroll(full)
+  for (int r = 0; r < 4; r++) {
+#pragma clang loop unroll(full)
+    for (int g = 0; g < AVX512_GROUPS; g++) ROUND8(v[g][0], v[g][1], v[g][2], v[g][3]);
+  }
+#pragma clang loop unroll(full)
+  for (int g = 0; g < AVX512_GROUPS; g++) {
+    __m512i hash = _mm512_xor_si512(_mm512_xor_si512(v[g][0], v[g][1]), _mm512_xor_si512(v[g][2], v[g][3]));
+    _mm512_storeu_si512(out + 8 * g, hash);
+  }
 }
 
 __attribute__((target("avx2"))) static void avx2_run(
   uint64_t k0, uint64_t k1, const uint8_t *messages, size_t count, uint64_t *out) {
   size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const uint8_t *p[8];
-    __m256i hash[2];
-    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (i + j);
-    hash8_avx2(k0, k1, p, hash);
-    _mm256_storeu_si256((__m256i *)(out + i), hash[0]);
-    _mm256_storeu_si256((__m256i *)(out + i + 4), hash[1]);
+  for (; i + AVX2_STEP <= count; i += AVX2_STEP) {
+    const uint8_t *p[AVX2_STEP];
+    for (int j = 0; j < AVX2_STEP; j++) p[j] = messages + 32 * (i + j);
+    hash_avx2(k0, k1, p, out + i);
   }
   for (; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
 }
@@ -172,10 +201,10 @@ __attribute__((target("avx2"))) static void avx2_run(
 __attribute__((target("avx512f"))) static void avx512_run(
   uint64_t k0, uint64_t k1, const uint8_t *messages, size_t count, uint64_t *out) {
   size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const uint8_t *p[8];
-    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (i + j);
-    _mm512_storeu_si512(out + i, hash8(k0, k1, p));
+  for (; i + AVX512_STEP <= count; i += AVX512_STEP) {
+    const uint8_t *p[AVX512_STEP];
+    for (int j = 0; j < AVX512_STEP; j++) p[j] = messages + 32 * (i + j);
+    hash_avx512(k0, k1, p, out + i);
   }
   for (; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
 }
@@ -208,7 +237,7 @@ void lp_siphash24_32(
   for (size_t i = 0; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * i);
 }
 
-// Messages in the order of their numbers, `count` a multiple of eight.
+// Messages in the order of their numbers. Kernels go in steps: up to PADDING numbers more are read and hashes written.
 static void portable_gather(
   uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count, uint64_t *out) {
   for (size_t i = 0; i < count; i++) out[i] = lp_siphash24_32_one(k0, k1, messages + 32 * (size_t)slots[i]);
@@ -217,32 +246,30 @@ static void portable_gather(
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) static void avx2_gather(
   uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count, uint64_t *out) {
-  for (size_t i = 0; i < count; i += 8) {
-    const uint8_t *p[8];
-    __m256i hash[2];
-    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (size_t)slots[i + j];
-    hash8_avx2(k0, k1, p, hash);
-    _mm256_storeu_si256((__m256i *)(out + i), hash[0]);
-    _mm256_storeu_si256((__m256i *)(out + i + 4), hash[1]);
+  for (size_t i = 0; i < count; i += AVX2_STEP) {
+    const uint8_t *p[AVX2_STEP];
+    for (int j = 0; j < AVX2_STEP; j++) p[j] = messages + 32 * (size_t)slots[i + j];
+    hash_avx2(k0, k1, p, out + i);
   }
 }
 
 __attribute__((target("avx512f"))) static void avx512_gather(
   uint64_t k0, uint64_t k1, const uint8_t *messages, const uint32_t *slots, size_t count, uint64_t *out) {
-  for (size_t i = 0; i < count; i += 8) {
-    const uint8_t *p[8];
-    for (int j = 0; j < 8; j++) p[j] = messages + 32 * (size_t)slots[i + j];
-    _mm512_storeu_si512(out + i, hash8(k0, k1, p));
+  for (size_t i = 0; i < count; i += AVX512_STEP) {
+    const uint8_t *p[AVX512_STEP];
+    for (int j = 0; j < AVX512_STEP; j++) p[j] = messages + 32 * (size_t)slots[i + j];
+    hash_avx512(k0, k1, p, out + i);
   }
 }
 #endif
 
-enum { BLOCK = 128 };
+// Slots that are hashed at a time, and no fewer than any kernel's step: room behind them.
+enum { BLOCK = 192, PADDING = 32 };
 
 // The next up to BLOCK slots that are no holes, from the end; their messages are fetched while the block before is
-// being hashed. Padded to a multiple of eight with copies of the last.
+// being hashed. Copies of the last follow.
 static inline size_t next_block(
-  const uint8_t *messages, const uint32_t *slots, size_t *left, uint32_t out[BLOCK + 8]) {
+  const uint8_t *messages, const uint32_t *slots, size_t *left, uint32_t out[BLOCK + PADDING]) {
   size_t n = 0;
   while (n < BLOCK && *left > 0) {
     uint32_t slot = slots[--*left];
@@ -251,8 +278,30 @@ static inline size_t next_block(
     __builtin_prefetch(messages + 32 * (size_t)slot);
     n += slot != UINT32_MAX;
   }
-  if (n > 0) for (size_t i = n; i % 8 != 0; i++) out[i] = out[n - 1];
+  if (n > 0) for (size_t i = n; i < n + PADDING; i++) out[i] = out[n - 1];
   return n;
+}
+
+// Copies those of `n` slots and hashes whose bit is set in the filter, and returns how many.
+static inline size_t pass(
+  const uint32_t *slots, const uint64_t *hash, size_t n, const uint64_t *filter, uint64_t mask, uint32_t *hit_slots,
+  uint64_t *hit_hashes) {
+  size_t hits = 0, i = 0;
+  // Eight at a time, and a branch only on whether any of them passed: few do.
+  for (; i < n; i += 8) {
+    unsigned found = 0;
+    for (unsigned j = 0; j < 8; j++) {
+      uint64_t bit = hash[i + j] & mask;
+      found |= (unsigned)((filter[bit >> 6] >> (bit & 63)) & 1) << j;
+    }
+    if (n - i < 8) found &= (1u << (n - i)) - 1;
+    for (; found != 0; found &= found - 1) {
+      size_t at = i + (size_t)__builtin_ctz(found);
+      hit_slots[hits] = slots[at];
+      hit_hashes[hits++] = hash[at];
+    }
+  }
+  return hits;
 }
 
 size_t lp_siphash24_32_filter(
@@ -265,21 +314,15 @@ size_t lp_siphash24_32_filter(
   if (kernel == LP_SIPHASH_AVX2) gather = avx2_gather;
 #endif
   (void)kernel;
-  uint32_t block[2][BLOCK + 8];
-  uint64_t hash[BLOCK + 8];
+  uint32_t block[2][BLOCK + PADDING];
+  uint64_t hash[BLOCK + PADDING];
   size_t hits = 0, left = count;
   unsigned turn = 0;
   size_t n = next_block(messages, slots, &left, block[0]);
   while (n > 0) {
     size_t next = next_block(messages, slots, &left, block[turn ^ 1]);
-    gather(k0, k1, messages, block[turn], (n + 7) & ~(size_t)7, hash);
-    // No branch on the outcome: a wrong guess would throw away hashes under way.
-    for (size_t i = 0; i < n; i++) {
-      uint64_t bit = hash[i] & mask;
-      hit_slots[hits] = block[turn][i];
-      hit_hashes[hits] = hash[i];
-      hits += (filter[bit >> 6] >> (bit & 63)) & 1;
-    }
+    gather(k0, k1, messages, block[turn], n, hash);
+    hits += pass(block[turn], hash, n, filter, mask, hit_slots + hits, hit_hashes + hits);
     turn ^= 1;
     n = next;
   }

@@ -1,4 +1,5 @@
 import Bitcoin
+import CKernels
 import Glibc
 import Ground
 
@@ -111,6 +112,28 @@ public struct TransactionStore: ~Copyable {
     return found
   }
 
+  /// Which of `wtxids` are not of class `node`, ascending; those before `first` are not looked at. As many calls of
+  /// `slot(wtxid:)`, but memory is fetched ahead: 2,500 take 60 µs instead of 500 when the cache is cold.
+  public func lackingAtNode(_ wtxids: [Hash256], from first: Int = 0) -> [Int] {
+    var lacking: [Int] = []
+    let (far, near) = (24, 12)
+    for index in first..<Swift.max(first, wtxids.count) {
+      if index + far < wtxids.count { lp_prefetch(byWtxid.cells + byWtxid.home(key.hash(wtxids[index + far]))) }
+      if index + near < wtxids.count {
+        let cell = byWtxid.cells[byWtxid.home(key.hash(wtxids[index + near]))]
+        if cell != 0 {
+          lp_prefetch(self.wtxids + Int(cell - 1))
+          lp_prefetch(entries + Int(cell - 1))
+        }
+      }
+      guard let slot = slot(wtxid: wtxids[index]), entries[Int(slot)].kind == TransactionClass.node.rawValue else {
+        lacking.append(index)
+        continue
+      }
+    }
+    return lacking
+  }
+
   /// The transaction of class `node` that spends an output.
   public func spender(of txid: Hash256, output: UInt32) -> UInt32? {
     var found: UInt32?
@@ -178,6 +201,20 @@ public struct TransactionStore: ~Copyable {
       unsafe (buffer.baseAddress! + offset)
         .copyMemory(from: arena.pointer(entries[index].location), byteCount: length)
     }
+  }
+
+  /// Starts fetching what `layout`, `txid`, `wtxid` and `copy` will read of a live entry, for callers that go through
+  /// many: the facts some twenty entries ahead, and then, when those are there, the first 512 bytes some ten ahead.
+  @inline(__always) package func prefetchFacts(_ slot: UInt32) {
+    lp_prefetch(entries + Int(slot))
+    lp_prefetch(lengths + Int(slot))
+    lp_prefetch(txids + Int(slot))
+    lp_prefetch(wtxids + Int(slot))
+  }
+  @inline(__always) package func prefetchBytes(_ slot: UInt32) {
+    let index = checked(slot)
+    let start = arena.pointer(entries[index].location)
+    for line in 0..<Swift.min(8, (Int(lengths[index]) + 63) / 64) { lp_prefetch(start + 64 * line) }
   }
 
   @inline(__always) func checked(_ slot: UInt32) -> Int {

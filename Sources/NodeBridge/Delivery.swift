@@ -24,14 +24,14 @@ struct Delivery {
 }
 
 /// How long this node takes with each form of block, learned from every delivery; the choice follows it.
-struct DeliveryStatistics {
+package struct DeliveryStatistics {
   /// The mirror says the node has nearly all of it, or it doesn't.
-  enum Temperature: Int, CaseIterable { case warm = 0, cold = 1 }
+  package enum Temperature: Int, CaseIterable { case warm = 0, cold = 1 }
 
-  /// Milliseconds a megabyte until the tip is updated, measured on Bitcoin Core v30 with a block of 3.25 MB: what is
-  /// believed before anything is measured here. By temperature.
+  /// Milliseconds a megabyte until the node has checked the block and passes it on, measured on Bitcoin Core v30 with a
+  /// block of 3.25 MB: what is believed before anything is measured here. By temperature.
   static let prior: [DeliveryMethod: [Double]] = [
-    .compactBlock: [10.5, 26], .block: [25, 23], .submitBlock: [78, 90],
+    .compactBlock: [2.5, 14.8], .block: [15, 13.5], .submitBlock: [72, 72],
   ]
   /// The prior counts as this many deliveries.
   static let priorWeight = 2.0
@@ -41,29 +41,40 @@ struct DeliveryStatistics {
   private var sums: [[Double]] = Array(repeating: [0, 0], count: 3)
   private var weights: [[Double]] = Array(repeating: [0, 0], count: 3)
   private(set) var failures: [Int] = [0, 0, 0]
+  /// How this machine's times compare with the prior's, taken from the best recent delivery of any kind: without it the
+  /// first measurement of one form on a slower machine would make every other form look better.
+  private var pace: Double?
+  /// What a good delivery said of the pace holds for some fifty more.
+  static let paceDrift = 1.02
 
   static func temperature(missingShare: Double) -> Temperature { missingShare > 0.4 ? .cold : .warm }
 
+  package init() {}
+
   /// Expected milliseconds a megabyte.
-  func expected(_ method: DeliveryMethod, _ temperature: Temperature) -> Double {
+  package func expected(_ method: DeliveryMethod, _ temperature: Temperature) -> Double {
     let (m, t) = (Int(method.rawValue), temperature.rawValue)
-    let prior = DeliveryStatistics.prior[method]![t]
+    let prior = DeliveryStatistics.prior[method]![t] * (pace ?? 1)
     return (prior * DeliveryStatistics.priorWeight + sums[m][t]) / (DeliveryStatistics.priorWeight + weights[m][t])
   }
 
-  mutating func succeeded(_ method: DeliveryMethod, _ temperature: Temperature, milliseconds: Double, bytes: Int) {
+  package mutating func succeeded(
+    _ method: DeliveryMethod, _ temperature: Temperature, milliseconds: Double, bytes: Int
+  ) {
     let (m, t) = (Int(method.rawValue), temperature.rawValue)
     // Small blocks measure the node's fixed work, not its rate.
     let perMegabyte = milliseconds / (Double(max(bytes, 100_000)) / 1e6)
+    let ratio = perMegabyte / DeliveryStatistics.prior[method]![t]
+    pace = min(pace.map { $0 * DeliveryStatistics.paceDrift } ?? ratio, ratio)
     sums[m][t] = sums[m][t] * DeliveryStatistics.fade + perMegabyte
     weights[m][t] = weights[m][t] * DeliveryStatistics.fade + 1
     failures[m] = 0
   }
 
-  mutating func failed(_ method: DeliveryMethod) { failures[Int(method.rawValue)] += 1 }
+  package mutating func failed(_ method: DeliveryMethod) { failures[Int(method.rawValue)] += 1 }
 
   /// The quickest of `methods` by what was measured. One that has failed three times in a row is left alone.
-  func best(of methods: [DeliveryMethod], _ temperature: Temperature) -> DeliveryMethod? {
+  package func best(of methods: [DeliveryMethod], _ temperature: Temperature) -> DeliveryMethod? {
     let sound = methods.filter { failures[Int($0.rawValue)] < 3 }
     return (sound.isEmpty ? methods : sound).min { expected($0, temperature) < expected($1, temperature) }
   }
@@ -92,16 +103,8 @@ extension NodePeer {
   ) {
     if !isReady || !isLocal || has.contains(hash) || deliveries.contains(where: { $0.hash == hash }) { return }
     pending.removeAll { $0.hash == hash }
-    let lacks = host.withMempool { store -> [Int] in
-      var lacks: [Int] = [0]
-      for index in block.transactions.indices.dropFirst() {
-        guard let slot = store.slot(wtxid: block.wtxids[index]), store.kind(slot) == .node else {
-          lacks.append(index)
-          continue
-        }
-      }
-      return lacks
-    }
+    // The coinbase is nowhere before its block.
+    let lacks = [0] + host.withMempool { $0.lackingAtNode(block.wtxids, from: 1) }
     let share = Double(lacks.count - 1) / Double(max(1, block.transactions.count - 1))
     var methods: [DeliveryMethod] = []
     if takesCompact && block.transactions.count <= CompactBlock.maxTransactions { methods.append(.compactBlock) }

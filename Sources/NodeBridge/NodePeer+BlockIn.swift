@@ -136,7 +136,9 @@ extension NodePeer {
     var block =
       already.map { pending.remove(at: $0) }
       ?? PendingBlock(hash: hash, form: .compactBlock, announced: now, asked: now)
-    switch CompactAssembly.build(compact, payload, version: compactVersion ?? .two, into: &block, host: &host) {
+    let assembled = CompactAssembly.build(
+      compact, payload, version: compactVersion ?? .two, into: &block, spare: &spare, host: &host)
+    switch assembled {
     case .whole(let bytes, let parsed): complete(block, bytes, parsed, host: &host, now: now, &sink)
     case .partial:
       block.asked = now

@@ -134,6 +134,7 @@ extension NodePeer {
       }
       if now >= nextReconciliation { askMempool(host: &host, now: now, &sink) }
       retryPending(now: now, &sink)
+      if isLocal { spare.refill() }
       while let at = deliveries.firstIndex(where: { now - $0.written >= Delivery.limit }) {
         deliveryFailed(at, host: &host, now: now, &sink)
       }

@@ -66,6 +66,7 @@ struct NodePeer {
   var has = RecentHashes()
   var told = RecentHashes()
   var pending: [PendingBlock] = []
+  var spare = SpareBlock()
   var deliveries: [Delivery] = []
   var statistics = DeliveryStatistics()
 

@@ -56,12 +56,20 @@ package struct TestHost: BridgeHost, ~Copyable {
   package var chain: HeaderChain
   package var blocks: [Hash256: (block: ParsedBlock, bytes: [UInt8])] = [:]
   package var ignoresBlocks = false
+  /// Blocks that the store has not been told of yet. That is no part of their way, and in a bench, where the two sites of
+  /// two machines share one, it must not take a core from a node that is at work on the same block.
+  package var unconfirmed: [(block: ParsedBlock, bytes: [UInt8])] = []
+  package var confirmDue = Instant.never
   /// When the last block from a node arrived here.
   package var handed = Instant.zero
+  let confirmsAfter: Interval
   private var random = SeededRandom(seed: 1)
   let log: SiteLog
 
-  package init(store: consuming TransactionStore, chain: HeaderChain, log: SiteLog) {
+  package init(
+    store: consuming TransactionStore, chain: HeaderChain, log: SiteLog, confirmsAfter: Interval = .zero
+  ) {
+    self.confirmsAfter = confirmsAfter
     self.store = store
     self.chain = chain
     self.log = log
@@ -73,6 +81,19 @@ package struct TestHost: BridgeHost, ~Copyable {
   package mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
     guard let found = blocks[hash] else { return nil }
     return body(found.block, found.bytes.span.bytes)
+  }
+  mutating func hold(_ block: ParsedBlock, _ bytes: [UInt8], now: Instant) {
+    unconfirmed.append((block, bytes))
+    confirmDue = now + confirmsAfter
+  }
+
+  package mutating func confirm(now: Instant) {
+    if now < confirmDue { return }
+    for (block, bytes) in unconfirmed {
+      _ = store.confirm(0..<block.transactions.count, of: block, in: bytes.span.bytes)
+    }
+    unconfirmed = []
+    confirmDue = .never
   }
   package func hasBlock(_ hash: Hash256) -> Bool { ignoresBlocks || blocks[hash] != nil }
 
@@ -100,7 +121,7 @@ package struct TestHost: BridgeHost, ~Copyable {
     handed = SystemClock.now()
     if let told = log.onBlock.withLock({ $0 }) { told(copy block) }
     blocks[block.hash] = (block.block, block.bytes)
-    _ = store.confirm(0..<block.block.transactions.count, of: block.block, in: block.bytes.span.bytes)
+    hold(block.block, block.bytes, now: now)
     let copy = block
     log.write { $0.blocks.append(copy) }
   }
@@ -128,7 +149,7 @@ package struct SiteCore: DatagramCore, ~Copyable {
     self.times = times
   }
 
-  package var nextDeadline: Instant { bridge.nextDeadline }
+  package var nextDeadline: Instant { min(bridge.nextDeadline, host.confirmDue) }
 
   package mutating func start(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
   package mutating func receive(
@@ -148,6 +169,7 @@ package struct SiteCore: DatagramCore, ~Copyable {
     }
   }
   package mutating func streamsTurn(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
+    host.confirm(now: now)
     for order in host.log.takeOrders() { carryOut(order, now: now, into: &sink) }
     bridge.tick(host: &host, now: now, into: &sink)
     let mempool = host.store.counts(.node).transactions
@@ -182,7 +204,7 @@ package struct SiteCore: DatagramCore, ~Copyable {
     bridge.deliver(block.hash, host: &host, now: now, into: &sink)
     times.completed.store(Int(start.nanoseconds), ordering: .releasing)
     times.written.store(Int(SystemClock.now().nanoseconds), ordering: .releasing)
-    _ = host.store.confirm(0..<block.transactions.count, of: block, in: bytes.span.bytes)
+    host.hold(block, bytes, now: now)
   }
   package mutating func streamOpened(
     _ stream: StreamID, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
@@ -225,7 +247,10 @@ package final class Site {
   package let times = SiteTimes()
   private let thread: EngineThread
 
-  package init(network: Network, nodes: [NodeConfiguration], listen: PeerAddress? = nil, inboundMax: Int = 8) throws {
+  package init(
+    network: Network, nodes: [NodeConfiguration], listen: PeerAddress? = nil, inboundMax: Int = 8,
+    confirmsAfter: Interval = .zero
+  ) throws {
     let (log, times) = (log, times)
     let configuration = BridgeConfiguration(
       network: network, nodes: nodes, listen: listen, inboundMax: inboundMax, nonce: UInt64.random(in: 1...(.max)))
@@ -233,7 +258,8 @@ package final class Site {
       SiteCore(
         bridge: NodeBridge(configuration),
         host: TestHost(
-          store: TransactionStore(seed: 7), chain: HeaderChain(network: network), log: log), times: times)
+          store: TransactionStore(seed: 7), chain: HeaderChain(network: network), log: log,
+          confirmsAfter: confirmsAfter), times: times)
     }
   }
 

@@ -133,6 +133,12 @@ import Testing
       let result = try store.insert(block.transactions[index].bytes(in: bytes.span.bytes), as: .node)
       #expect(result.outcome == .added && result.conflicts.isEmpty)
     }
+    // What the node lacks, and each transaction's parts at another place, without parsing.
+    #expect(store.lackingAtNode(block.wtxids, from: 1) == (1..<all).filter { $0 % 10 == 0 })
+    for index in 1..<all where index % 10 != 0 {
+      let slot = try #require(store.slot(wtxid: block.wtxids[index]))
+      #expect(store.layout(slot, at: 1_000 + index) == block.transactions[index].moved(to: 1_000 + index))
+    }
     // A rival spends what the block's last transaction spends.
     let last = block.transactions[all - 1]
     var rival = Array(bytes[last.offset..<last.end])

@@ -6,7 +6,7 @@ import NodeBridge
 import Testing
 
 /// Collects what the bridge writes; streams are numbers here.
-private struct Wire: DatagramSink, StreamSink, ~Copyable {
+struct Wire: DatagramSink, StreamSink, ~Copyable {
   var written: [UInt16: [UInt8]] = [:]
   var closed: Set<UInt16> = []
   var connected: Set<UInt16> = []
@@ -39,7 +39,7 @@ private struct Wire: DatagramSink, StreamSink, ~Copyable {
 }
 
 /// A bridge with one node and room for inbound peers, no sockets.
-private struct Bench: ~Copyable {
+struct Bench: ~Copyable {
   var bridge: NodeBridge
   var host: TestHost
   var wire = Wire()
@@ -83,7 +83,7 @@ private struct Bench: ~Copyable {
   }
 }
 
-private func block(after chain: HeaderChain, _ transactions: Int, _ random: inout SeededRandom) -> [UInt8] {
+func block(after chain: HeaderChain, _ transactions: Int, _ random: inout SeededRandom) -> [UInt8] {
   var builder = BlockBuilder(on: chain.tip)
   builder.extraNonce = random.next()
   for _ in 0..<transactions {
@@ -102,6 +102,15 @@ private func block(after chain: HeaderChain, _ transactions: Int, _ random: inou
     try! builder.append(raw.bytes.span.bytes)
   }
   return builder.build()
+}
+
+/// The commands of framed messages.
+func commands(_ bytes: [UInt8]) -> [String] {
+  var stream = MessageStream(network: .regtest)
+  stream.receive(bytes.span.bytes)
+  var names: [String] = []
+  while let name = try? stream.next({ command, _ in command.description }) { names.append(name) }
+  return names
 }
 
 @Suite struct HostileTests {
@@ -149,14 +158,6 @@ private func block(after chain: HeaderChain, _ transactions: Int, _ random: inou
     #expect(commands(bench.wire.written[0] ?? []).contains("getdata"))
     bench.receive(Framing.frame(.block, payload: bytes.span.bytes, on: .regtest))
     #expect(bench.has(parsed.hash) == true)
-  }
-
-  private func commands(_ bytes: [UInt8]) -> [String] {
-    var stream = MessageStream(network: .regtest)
-    stream.receive(bytes.span.bytes)
-    var names: [String] = []
-    while let name = try? stream.next({ command, _ in command.description }) { names.append(name) }
-    return names
   }
 
   /// Garbage, cut and flipped messages, absurd counts, in any state, from node and inbound peers: no crash, bounded
