@@ -36,7 +36,8 @@ struct FloodCore: DatagramCore {
   }
 
   @inline(__always) mutating func fill(_ sink: inout some DatagramSink & ~Copyable) {
-    while sink.room(on: LinkID(0)) >= bytes {
+    var room = sink.room(on: LinkID(0))
+    while room >= bytes {
       let number = number
       let queued = sink.send(on: LinkID(0), urgency: .block, flow: FlowID(1), capacity: bytes) { span in
         span.storeBytes(of: number, as: UInt64.self)
@@ -44,6 +45,7 @@ struct FloodCore: DatagramCore {
       }
       if !queued { return }
       self.number &+= 1
+      room -= bytes
     }
   }
 

@@ -9,7 +9,10 @@ extension EngineOutput {
 
   /// Hands the ring what may leave at `now`. Returns when to come back for more: `.never` when nothing waits or a
   /// completion must come first, an instant not after `now` when there is more to send at once.
-  mutating func pump(_ now: Instant, _ trains: inout Trains, _ ring: inout Ring) -> Instant {
+  ///
+  /// With `coreFirst` a link that is about to send the short rest of its queue waits until its core, which is owed a word
+  /// about room, has had it: so the rest leaves as part of a full train.
+  mutating func pump(_ now: Instant, coreFirst: Bool, _ trains: inout Trains, _ ring: inout Ring) -> Instant {
     if queuedTotal == 0 { return .never }
     uplink.begin(now)
     var budget = EngineOutput.trainsPerPass
@@ -38,7 +41,7 @@ extension EngineOutput {
           if !uplink.isReady(now, more: moreInAll, lateness: wakeLateness) {
             return uplink.wake(more: moreInAll, lateness: wakeLateness)
           }
-          if budget == 0 { return now }
+          if budget == 0 || coreFirst && urgency > 0 && isRestToFill(index) { return now }
           links[index].bucket.begin(now)
           if links[index].bucket.isReady(now, more: more, lateness: wakeLateness) {
             guard sendTrain(index, urgency, now, &trains, &ring) else { return now }
@@ -53,6 +56,12 @@ extension EngineOutput {
       }
     }
     return wake
+  }
+
+  /// Whether a link's queue holds less than a train while its core is about to hear of room.
+  @inline(__always) private func isRestToFill(_ index: Int) -> Bool {
+    hasRoomy && roomy[index >> 6] & 1 << UInt64(index & 63) != 0 && configuration.segmentation
+      && links[index].queuedCount < Trains.maxSegments && links[index].queuedBytes * 2 < Trains.maxBytes
   }
 
   /// The next link after `index`, cyclically, with something queued at an urgency; -1 when there is none.

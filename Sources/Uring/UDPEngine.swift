@@ -145,11 +145,11 @@ public struct UDPEngine: ~Copyable {
       }
     }
     if !isDraining { serviceStreams(&core) }
-    var wake = output.pump(now, &trains, &ring)
+    var wake = output.pump(now, coreFirst: !isDraining, &trains, &ring)
     if !isDraining && output.hasRoomy {
       while let link = output.nextRoomy() { core.roomAvailable(on: link, now: now, into: &output) }
       tick()
-      wake = output.pump(now, &trains, &ring)
+      wake = output.pump(now, coreFirst: true, &trains, &ring)
     }
     arm()
     if ring.isOverflown { counters.add(.completionOverflows) }
@@ -260,7 +260,7 @@ public struct UDPEngine: ~Copyable {
   /// Long batches must not hold back what they caused to be sent.
   @inline(__always) mutating func flushIfDue() {
     if output.queuedTotal > 0 && now - lastFlush > .microseconds(20) {
-      _ = output.pump(now, &trains, &ring)
+      _ = output.pump(now, coreFirst: false, &trains, &ring)
       ring.submit()
       lastFlush = now
     }

@@ -75,6 +75,14 @@ import Uring
     #expect(lengths[7...].allSatisfy { $0 == 0 }, "no train is longer than 64")
   }
 
+  /// Room for one train and one datagram: the one waits for what the core is about to add, and trains stay full.
+  @Test func trainsAreFilledUp() throws {
+    let total = 54_000
+    let result = try run("127.0.0.1:0", total: total, sender: { $0.roomUnlimited = 55 * 1_200 })
+    #expect(result.damaged == 0 && result.duplicates == 0)
+    #expect(result.out[.sentTrains] * 45 < result.out[.sentDatagrams], "\(result.out[.sentTrains]) trains")
+  }
+
   /// Each way of getting completions, each way of waiting, and the offloads switched off.
   @Test(arguments: RingMode.allCases, [WaitPolicy.sleep, .spin])
   func everyModeDelivers(_ mode: RingMode, _ wait: WaitPolicy) throws {
