@@ -148,12 +148,12 @@ final class Lightpath: Deployment {
       if let tip = passage.tip[site] { passage.read[site] = Deployment.read(node, before: tip) }
     }
     let path = shape.pathDelay(to: last) * 1e3
+    // A chain of three has a site half way.
+    let next = shape.kind == .chain && last == 2 ? 1 : nil
     let steps: [(String, Double?)] = [
       ("submit_to_announced", passage.announced), ("origin_relay_heard", time(0, "announced_ns")),
-      (
-        "next_first_packet_in",
-        shape.kind == .chain && last > 1 ? time(1, "announced_ns").map { $0 - shape.pathDelay(to: 1) * 1e3 } : nil
-      ),
+      ("next_first_packet_in", next.flatMap { time($0, "announced_ns") }.map { $0 - path / 2 }),
+      ("next_first_packet_out", next.flatMap { time($0, "first_sent") }.map { $0 - path / 2 }),
       ("far_first_packet_in", time(last, "announced_ns").map { $0 - path }),
       ("far_gate", time(last, "gate").map { $0 - path }), ("far_sketch", time(last, "sketch").map { $0 - path }),
       ("far_matched", time(last, "matched").map { $0 - path }),
