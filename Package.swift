@@ -70,12 +70,13 @@ let package = Package(
       ["Ground", "CLibsqlite3", "CTimex", .product(name: "Histogram", package: "hdrhistogram-swift")]),
     room("RegtestNode", ["Bitcoin", "Ground"]),
     room("NodeBridge", ["Bitcoin", "Mempool", "Ground"]),
-    room("Site", ["Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology", "Ground"]),
+    room(
+      "Site", ["Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Topology", "Measurement", "Ground"]),
     .executableTarget(
       name: "lightpath",
       dependencies: [
         "Site", "Simulation", "Uring", "Relay", "NodeBridge", "Session", "Mempool", "Bitcoin", "Topology",
-        "RegtestNode", "Ground", "Measurement",
+        "RegtestNode", "Ground", "Measurement", "CTimex",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],
@@ -98,8 +99,12 @@ let package = Package(
     tests("NodeBridge", ["BridgeSite", "Bitcoin", "Ground", "Mempool", "RegtestNode", "Uring"]),
     tests("Topology", ["Ground"]),
     tests("Simulation", ["Ground", "Topology", "RealBlocks"]),
+    tests(
+      "Site",
+      ["Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Measurement", "Ground", "RealBlocks"]),
     .testTarget(
-      name: "LightpathTests", dependencies: ["lightpath", "Session", "Ground", "RealBlocks"], swiftSettings: swift),
+      name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "Ground", "RealBlocks"],
+      swiftSettings: swift),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
     tests("Uring", ["Ground", "CRing", "UringSupport"]),
 
@@ -116,5 +121,6 @@ let package = Package(
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
     bench("relay", ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium"]),
     bench("session", ["Session", "Wire", "Ground", "CLibsodium"]),
+    bench("soak", ["Session", "Ground", "RealBlocks"]),
   ]
 )

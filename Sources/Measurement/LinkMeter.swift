@@ -85,7 +85,14 @@ public struct LinkMeter: Sendable {
       restart(at: sequence)
     }
     guard let sent else { return }
-    let now = (received - sent).nanoseconds
+    noteTransit((received - sent).nanoseconds)
+    if let clock {
+      // received − (sent − offset), for the offset at either bound.
+      note(low: (received - sent) + clock.low, high: (received - sent) + clock.high)
+    }
+  }
+
+  private mutating func noteTransit(_ now: Int64) {
     if let transit {
       let (difference, overflow) = now.subtractingReportingOverflow(transit)
       // A step of either clock is no jitter.
@@ -95,10 +102,6 @@ public struct LinkMeter: Sendable {
       }
     }
     transit = now
-    if let clock {
-      // received − (sent − offset), for the offset at either bound.
-      note(low: (received - sent) + clock.low, high: (received - sent) + clock.high)
-    }
   }
 
   private mutating func restart(at sequence: UInt64) {
@@ -113,6 +116,8 @@ public struct LinkMeter: Sendable {
     let trip = exchange.roundTrip
     if trip < .zero { return }
     summary.roundTrip = min(summary.roundTrip ?? trip, trip)
+    // Their clocks' offset drops out of differences between successive transits.
+    noteTransit((outward ? exchange.t2 - exchange.t1 : exchange.t4 - exchange.t3).nanoseconds)
     guard let clock else { return }
     if outward {
       let raw = exchange.t2 - exchange.t1

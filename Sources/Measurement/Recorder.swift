@@ -20,7 +20,7 @@ public struct Recorder: Sendable {
     public var clocks: [ClockRecord] = []
     public init() {}
     public var isEmpty: Bool { journeys.isEmpty && news.isEmpty && links.isEmpty && clocks.isEmpty }
-    var count: Int { journeys.count + news.count + links.count + clocks.count }
+    public var count: Int { journeys.count + news.count + links.count + clocks.count }
   }
 
   private struct Peer: Sendable {
@@ -101,7 +101,10 @@ public struct Recorder: Sendable {
   public mutating func local(_ journey: Journey) {
     learn(journey.block)
     if !journey.isOrigin, let verified = journey[.verified] { receiving.add(verified) }
-    if let verified = journey[.verified] { leads.overlay(journey.block, at: journey.first + verified) }
+    // At its origin a block is early because it was found there: no merit of the overlay.
+    if !journey.isOrigin, let verified = journey[.verified] {
+      leads.overlay(journey.block, at: journey.first + verified)
+    }
     put(
       StoredJourney(journey: journey, site: home, firstUnix: unix(journey.first), uncertainty: .zero))
     for link in peers.keys {

@@ -173,7 +173,9 @@ public struct ReportBuilder {
   private func lead(_ byBlock: [BlockID: [StoredJourney]], _ news: [BlockID: PublicNews]) -> Report.Lead {
     var leads: [Interval] = []
     for (block, first) in news {
-      guard let own = byBlock[block]?.first(where: { $0.site == home }), let verified = own.journey[.verified]
+      // A block found here is early because it was found here.
+      guard let own = byBlock[block]?.first(where: { $0.site == home && !$0.journey.isOrigin }),
+        let verified = own.journey[.verified]
       else { continue }
       leads.append(Interval(nanoseconds: first.atUnix &- (own.firstUnix &+ verified.nanoseconds)))
     }
@@ -232,7 +234,9 @@ public struct ReportBuilder {
     let slowest = arrivals.filter { $0.overLight != nil }.max { $0.overLight!.value < $1.overLight!.value }
     var lead: Double?
     let first = news[start.journey.block]
-    if let first, let own = told.journeys.first(where: { $0.site == home }), let verified = own.journey[.verified] {
+    if let first, let own = told.journeys.first(where: { $0.site == home && !$0.journey.isOrigin }),
+      let verified = own.journey[.verified]
+    {
       lead = Double(first.atUnix &- own.firstUnix &- verified.nanoseconds) / 1e6
     }
     return Report.Block(

@@ -54,6 +54,14 @@ public struct ClockSample: Hashable, Sendable {
   public var peerHighestCounter: UInt64
   public var generation: UInt32
 
+  public init(
+    sent: Instant, peerReceived: Instant, peerSent: Instant, received: Instant, peerOpened: UInt64,
+    peerHighestCounter: UInt64, generation: UInt32
+  ) {
+    (self.sent, self.peerReceived, self.peerSent, self.received) = (sent, peerReceived, peerSent, received)
+    (self.peerOpened, self.peerHighestCounter, self.generation) = (peerOpened, peerHighestCounter, generation)
+  }
+
   /// Network time there and back: negative only when a clock was set in between.
   public var roundTrip: Interval { (received - sent) - (peerSent - peerReceived) }
 }

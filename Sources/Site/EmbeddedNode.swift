@@ -37,27 +37,48 @@ public struct EmbeddedNode: Sendable {
   }
 
   private let configuration: Configuration
+  private let parsed: [ParsedBlock]
   private var mined: UInt64 = 0
+  private var refills: UInt64 = 0
   public private(set) var accepted: UInt64 = 0
 
   /// Throws when a block can't be parsed.
   public init(_ configuration: Configuration) throws(DecodeError) {
-    for block in configuration.blocks { _ = try ParsedBlock(parsing: block.span.bytes) }
+    var parsed: [ParsedBlock] = []
+    for block in configuration.blocks {
+      var structure = try ParsedBlock(parsing: block.span.bytes)
+      structure.hashAll(in: block.span.bytes)
+      parsed.append(structure)
+    }
+    self.parsed = parsed
     self.configuration = configuration
   }
 
   /// Fills a mempool with what this node has.
   public func fill(_ store: inout TransactionStore) {
-    var random = SeededRandom(seed: configuration.seed)
-    for block in configuration.blocks {
-      guard var parsed = try? ParsedBlock(parsing: block.span.bytes) else { continue }
-      parsed.hashAll(in: block.span.bytes)
-      for index in parsed.transactions.indices.dropFirst() {
-        if Double(random.next() >> 11) / Double(1 << 53) < configuration.missing { continue }
-        _ = try? store.insert(
-          parsed.transactions[index], in: block.span.bytes, txid: parsed.txids[index], wtxid: parsed.wtxids[index],
-          as: .node)
+    for number in configuration.blocks.indices { put(number, seed: configuration.seed &+ UInt64(number), into: &store) }
+  }
+
+  /// After a block: the mempool holds the transactions of block `number` again but for the missing share, drawn anew.
+  /// Nothing happens for a number that isn't.
+  public mutating func refill(_ store: inout TransactionStore, with number: Int) {
+    guard configuration.blocks.indices.contains(number) else { return }
+    refills += 1
+    put(number, seed: configuration.seed &+ refills << 32, into: &store)
+  }
+
+  private func put(_ number: Int, seed: UInt64, into store: inout TransactionStore) {
+    var random = SeededRandom(seed: seed)
+    let block = parsed[number]
+    let source = configuration.blocks[number]
+    for index in block.transactions.indices.dropFirst() {
+      if random.chance(configuration.missing) {
+        if let slot = store.slot(wtxid: block.wtxids[index]) { store.remove(slot) }
+        continue
       }
+      _ = try? store.insert(
+        block.transactions[index], in: source.span.bytes, txid: block.txids[index], wtxid: block.wtxids[index],
+        as: .node)
     }
   }
 
@@ -74,8 +95,7 @@ public struct EmbeddedNode: Sendable {
     // No two sites find the same block.
     builder.extraNonce = configuration.seed << 20 | mined
     mined += 1
-    guard let parsed = try? ParsedBlock(parsing: source.span.bytes) else { throw .noBlock(number, count: 0) }
-    for layout in parsed.transactions.dropFirst() { builder.append(layout, in: source.span.bytes) }
+    for layout in parsed[number].transactions.dropFirst() { builder.append(layout, in: source.span.bytes) }
     let bytes = builder.build()
     guard var block = try? ParsedBlock(parsing: bytes.span.bytes) else { throw .invalid("mined block unreadable") }
     block.hashAll(in: bytes.span.bytes)

@@ -3,6 +3,7 @@ import Ground
 import Mempool
 import NodeBridge
 import Relay
+import Session
 
 /// The relay core as the bridge sees it: the owner of mempool, header chain and complete blocks. What happens in either
 /// is collected here until the site's turn ends.
@@ -16,11 +17,25 @@ struct RelayHost: BridgeHost, ~Copyable {
   var blocksFirst = [UInt64](repeating: 0, count: 64)
   var blocksLast = [UInt64](repeating: 0, count: 64)
   var names: [LinkID: String]
-  private var noted = 0
+  /// By number of the node: the site's own, whose inventory counts (others are only listened to).
+  let isOwnNode: [Bool]
+  /// What the node learns is told to neighbours between blocks.
+  let relaysTransactions: Bool
+  /// A node came, went, or listed its mempool: how full the store is must be looked at.
+  var nodesChanged = true
+  /// Nodes whose headers were all read: what they have is to be noted.
+  var synced: [Int] = []
+  /// Height that a node stated on connecting.
+  var statedHeight: [Int: Int] = [:]
 
-  init(_ core: consuming RelayCore, names: [LinkID: String], unixNanosecondsAtZero: Int64) {
+  init(
+    _ core: consuming RelayCore, names: [LinkID: String], isOwnNode: [Bool], relaysTransactions: Bool,
+    unixNanosecondsAtZero: Int64
+  ) {
     self.core = core
     self.names = names
+    self.isOwnNode = isOwnNode
+    self.relaysTransactions = relaysTransactions
     self.unixNanosecondsAtZero = unixNanosecondsAtZero
     events.reserveCapacity(64)
   }
@@ -29,7 +44,18 @@ struct RelayHost: BridgeHost, ~Copyable {
   mutating func drain() {
     while let event = core.nextEvent() {
       switch event.kind {
-      case .clockSample, .journey: continue
+      case .clockSample:
+        if let sample = core.lastClockSample(of: event.link), let session = core.status(of: event.link)?.session {
+          events.append(
+            .clock(
+              ClockNotice(
+                link: event.link, sample: sample, generation: session.generation, opened: session.opened,
+                highestCounter: session.highestCounter)))
+        }
+        continue
+      case .journey:
+        takeJourneys(at: event.at)
+        continue
       case .verified: deliveries.append(event.block)
       case .firstPacket where event.link.index < 64: blocksFirst[Int(event.link.index)] += 1
       case .lastNeeded where event.link.index < 64: blocksLast[Int(event.link.index)] += 1
@@ -44,6 +70,15 @@ struct RelayHost: BridgeHost, ~Copyable {
       default: break
       }
       events.append(.relay(event))
+    }
+  }
+
+  private mutating func takeJourneys(at: Instant) {
+    var notice: SiteEvent?
+    while core.takeJourney({ link, bytes in
+      notice = .journey(link: link, bytes: bytes.withUnsafeBytes { [UInt8]($0) }, at: at)
+    }) {
+      if let notice { events.append(notice) }
     }
   }
 
@@ -76,7 +111,27 @@ struct RelayHost: BridgeHost, ~Copyable {
     drain()
   }
 
-  mutating func transactionFromNode(slot: UInt32, now: Instant) {}
+  mutating func transactionFromNode(slot: UInt32, now: Instant) {
+    if !relaysTransactions { return }
+    let handle = core.withMempool { store in store.handle(slot) }
+    core.announce(handle, now: now)
+  }
 
-  mutating func note(_ event: NodeEvent) { events.append(.node(event)) }
+  mutating func note(_ event: NodeEvent) {
+    switch event {
+    // What the site's node has needs no catching up, and no sending to it.
+    case .announced(let node, let hash, _, _), .tipUpdated(let node, let hash, _, _, _):
+      if isOwn(node) { core.noteNodeHas(hash) }
+    case .connected(let node, _, let height):
+      statedHeight[node] = Int(height)
+      nodesChanged = true
+    case .headersSynced(let node, _):
+      if isOwn(node) { synced.append(node) }
+    case .disconnected, .mempoolListed: nodesChanged = true
+    default: break
+    }
+    events.append(.node(event))
+  }
+
+  func isOwn(_ node: Int) -> Bool { isOwnNode.indices.contains(node) && isOwnNode[node] }
 }

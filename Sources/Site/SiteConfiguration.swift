@@ -15,6 +15,8 @@ public struct SiteConfiguration: Sendable {
   public var bridge: BridgeConfiguration
   public var embedded: EmbeddedNode.Configuration?
   public var impairments: [Impairment] = []
+  /// Transactions that the node learns are passed on between blocks.
+  public var relaysTransactions = true
 
   public init(
     name: String, overlayName: String, relay: RelayConfiguration, names: [LinkID: String], bridge: BridgeConfiguration

@@ -60,7 +60,7 @@ extension SiteCore: DatagramCore {
 
   public var nextDeadline: Instant {
     if !host.deliveries.isEmpty { return .zero }
-    return min(min(host.core.nextDeadline, bridge.nextDeadline), impairer.nextDeadline)
+    return min(min(host.core.nextDeadline, bridge.nextDeadline), min(impairer.nextDeadline, readinessDue))
   }
 
   // MARK: Streams: all of them are the bridge's
@@ -81,6 +81,8 @@ extension SiteCore: DatagramCore {
     // What the bridge has just told the relay may have completed a block.
     host.drain()
     deliver(now: now, into: &sink)
+    noteInventory()
+    if host.nodesChanged || readinessDue <= now { reviewReadiness(now: now, into: &sink) }
     postEvents()
   }
 

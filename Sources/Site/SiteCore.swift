@@ -4,6 +4,7 @@ import Mempool
 import NodeBridge
 import Relay
 import Session
+import Wire
 
 /// A whole site as one state machine: relay core, node bridge, and the requests of other threads. The engine drives it,
 /// and so can a simulator; it reads no clock and opens no socket.
@@ -23,6 +24,12 @@ public struct SiteCore: ~Copyable {
   var startedAt = Instant.zero
   var recent: [BlockDelivery] = []
   var delivered: UInt64 = 0
+  /// As told to the relay core; nil before the first look.
+  var readiness: Readiness?
+  /// When to look again how full the mempool is; `.never` while nothing can change but by an event.
+  var readinessDue = Instant.zero
+  /// Share of the last block's bytes that was here before it came; nil before one came over the overlay.
+  var lastMatched: Double?
 
   static let recentBlocks = 64
 
@@ -40,6 +47,8 @@ public struct SiteCore: ~Copyable {
     impairer = Impairer(configuration.impairments, seed: configuration.relay.seed)
     host = RelayHost(
       RelayCore(configuration.relay), names: configuration.names,
+      isOwnNode: configuration.bridge.nodes.map { $0.role == .local },
+      relaysTransactions: configuration.relaysTransactions,
       unixNanosecondsAtZero: configuration.relay.unixNanosecondsAtZero)
     if let embedded { host.withMempool { embedded.fill(&$0) } }
   }
@@ -56,7 +65,7 @@ public struct SiteCore: ~Copyable {
     }
   }
 
-  private mutating func answer(
+  package mutating func answer(
     _ request: SiteRequest, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) -> SiteReply {
     switch request {
@@ -68,7 +77,19 @@ public struct SiteCore: ~Copyable {
     case .links(let wanted):
       links = wanted
       host.names = wanted.names
-      host.core.updateLinks(wanted.links, now: now, into: &sink)
+      host.core.updateLinks(wanted.links, relays: wanted.relays, now: now, into: &sink)
+      return .done
+    case .overlay(let secret):
+      host.core.setOverlay(secret, now: now, into: &sink)
+      return .done
+    case .journeys(let bytes):
+      host.core.sendJourney(bytes.span.bytes, now: now, into: &sink)
+      return .done
+    case .reports(let hashes): return .reports(hashes.compactMap { host.core.report(of: $0) })
+    case .refill(let number):
+      guard var node = embedded else { return .refused("this relay has no embedded node") }
+      host.withMempool { node.refill(&$0, with: number) }
+      embedded = node
       return .done
     case .mine(let number):
       guard embedded != nil else { return .refused("this relay has no embedded node") }
@@ -122,6 +143,10 @@ public struct SiteCore: ~Copyable {
         }
       }
       delivered += 1
+      if !report.isSubmitted && report.bodyBytes > 0 {
+        lastMatched = Double(report.knownBytes) / Double(report.bodyBytes)
+        host.nodesChanged = true
+      }
       let block = BlockDelivery(
         report: report, from: report.isSubmitted ? nil : host.names[report.firstLink], delivered: now)
       if recent.count == SiteCore.recentBlocks { recent.removeFirst() }
@@ -144,7 +169,7 @@ public struct SiteCore: ~Copyable {
 
   // MARK: What is told
 
-  mutating func snapshot(now: Instant) -> SiteSnapshot {
+  package mutating func snapshot(now: Instant) -> SiteSnapshot {
     var result = SiteSnapshot()
     result.name = configuration.name
     result.overlay = configuration.overlayName

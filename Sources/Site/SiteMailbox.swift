@@ -2,6 +2,7 @@ import Bitcoin
 import Dispatch
 import Ground
 import Relay
+import Session
 import Synchronization
 
 /// What other threads ask of a running site.
@@ -10,6 +11,14 @@ public enum SiteRequest: Sendable {
   /// A serialised block, to be checked and relayed.
   case submit([UInt8])
   case links(SiteLinks)
+  /// The overlay's secret with other epochs.
+  case overlay(OverlaySecret?)
+  /// Measurement records for all neighbours, 1 to 1,100 bytes.
+  case journeys([UInt8])
+  /// What became of blocks; those that are gone are left out.
+  case reports([Hash256])
+  /// The embedded node's mempool gets back what it had of its block number so, with other transactions missing.
+  case refill(Int)
   /// The embedded node finds a block with the transactions of its block number so.
   case mine(Int)
 }
@@ -17,6 +26,7 @@ public enum SiteRequest: Sendable {
 public enum SiteReply: Sendable {
   case snapshot(SiteSnapshot)
   case block(Hash256)
+  case reports([BlockReport])
   case done
   case refused(String)
 }

@@ -82,8 +82,19 @@ public struct SitePlan: Sendable {
     return result
   }
 
-  /// The site's nodes, as the bridge wants them.
+  /// The site's nodes, as the bridge wants them, then the public peers that it listens to.
   public var nodes: [NodeConfiguration] {
     relay.nodes.map { NodeConfiguration(name: $0.name, address: $0.p2p) }
+      + relay.watched.map {
+        NodeConfiguration(name: $0.name, address: $0.p2p, role: .watched, mirrorsMempool: false)
+      }
+  }
+
+  /// The neighbours for the journal: what light in a vacuum needs is the least that a packet can.
+  public func neighbours(_ links: SiteLinks) -> [SiteJournal.Neighbour] {
+    links.links.compactMap { link in
+      guard let name = links.names[link.id], let other = topology.relayIndex(named: name) else { return nil }
+      return SiteJournal.Neighbour(link: link.id, name: name, leastDelay: topology.lightBound(own, other))
+    }
   }
 }

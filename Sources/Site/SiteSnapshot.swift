@@ -17,6 +17,29 @@ public enum SiteEvent: Sendable {
   case wantsSubmit(node: Int, hash: Hash256, bytes: [UInt8])
   /// A block of the site's node can't be relayed, and why.
   case notRelayed(Hash256, String)
+  /// A ping came back: what it tells of the neighbour's clock and of losses.
+  case clock(ClockNotice)
+  /// A neighbour tells how blocks came to it: its own words, not looked at here.
+  case journey(link: LinkID, bytes: [UInt8], at: Instant)
+}
+
+/// Four timestamps of a neighbour, with this end's counts at the same moment.
+public struct ClockNotice: Sendable, Hashable {
+  public var link: LinkID
+  public var sample: ClockSample
+  /// Counts this end's sessions: the counts below begin anew in each.
+  public var generation: UInt32
+  /// Datagrams opened here, and the highest counter among them.
+  public var opened: UInt64
+  public var highestCounter: UInt64
+
+  public init(link: LinkID, sample: ClockSample, generation: UInt32, opened: UInt64, highestCounter: UInt64) {
+    self.link = link
+    self.sample = sample
+    self.generation = generation
+    self.opened = opened
+    self.highestCounter = highestCounter
+  }
 }
 
 public struct HeaderNotice: Sendable, Hashable {
@@ -35,6 +58,12 @@ public struct BlockDelivery: Sendable, Hashable {
   public var from: String?
   /// When it was handed to the node.
   public var delivered: Instant
+
+  public init(report: BlockReport, from: String?, delivered: Instant) {
+    self.report = report
+    self.from = from
+    self.delivered = delivered
+  }
 }
 
 /// One neighbour, now.

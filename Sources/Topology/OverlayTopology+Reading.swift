@@ -115,7 +115,7 @@ struct TopologyReading {
 
   /// False, and a mistake noted, if something of this kind was there before.
   @discardableResult
-  private mutating func isNew(_ what: String, _ id: String, _ node: TomlNode) -> Bool {
+  mutating func isNew(_ what: String, _ id: String, _ node: TomlNode) -> Bool {
     if let first = seen[id] {
       mistakes.append(TopologyMistake(node.position, node.path, .duplicate(what: what, first: first)))
       return false
@@ -164,19 +164,19 @@ struct TopologyReading {
       }
       uplink = .unlimited
     }
-    var nodes: [OverlayTopology.Node] = []
-    for (i, child) in (table.array("node", &mistakes)?.elements ?? []).enumerated() {
-      if let node = readNode(child, number: i, relay: index) { nodes.append(node) }
-    }
+    let site = readSite(&table, relay: index)
     table.finish(&mistakes)
     relayPositions.append((node.path, name?.node.position ?? node.key))
-    relays.append(
-      OverlayTopology.Relay(
-        name: name?.text ?? "relay[\(index)]", publicKey: key, addresses: addresses, latitude: latitude,
-        longitude: longitude, uplink: uplink ?? .unlimited, nodes: nodes))
+    var relay = OverlayTopology.Relay(
+      name: name?.text ?? "relay[\(index)]", publicKey: key, addresses: addresses, latitude: latitude,
+      longitude: longitude, uplink: uplink ?? .unlimited, nodes: site.nodes)
+    relay.watched = site.watched
+    relay.pool = site.pool
+    relay.relaysTransactions = site.relaysTransactions
+    relays.append(relay)
   }
 
-  private mutating func address(_ text: String, _ node: TomlNode) -> PeerAddress? {
+  mutating func address(_ text: String, _ node: TomlNode) -> PeerAddress? {
     do {
       return try AddressText.parse(text)
     } catch {
@@ -201,27 +201,6 @@ struct TopologyReading {
       TableReader.number(elements[0], -90...90, &mistakes) ?? 0,
       TableReader.number(elements[1], -180...180, &mistakes) ?? 0
     )
-  }
-
-  private mutating func readNode(_ node: TomlNode, number: Int, relay: Int) -> OverlayTopology.Node? {
-    var table = TableReader(node, &mistakes)
-    var name = "node\(number)"
-    if table.optional("name") != nil { name = table.name("name", required: "", &mistakes)?.text ?? name }
-    let p2p = table.string("p2p", required: "this node needs its P2P address, p2p = \"127.0.0.1:8333\"", &mistakes)
-    let p2pAddress = p2p.flatMap { address($0.text, $0.node) }
-    let rpc = table.string("rpc", &mistakes).flatMap { address($0.text, $0.node) }
-    let cookie = table.string("rpc_cookie_file", &mistakes)?.text
-    for secret in ["rpc_password", "rpcpassword", "password", "rpc_user"] {
-      if let found = table.optional(secret) {
-        mistakes.append(
-          TopologyMistake(
-            found.key, found.path,
-            .invalid("secrets stay at the site: this file goes to every site. Use rpc_cookie_file")))
-      }
-    }
-    table.finish(&mistakes)
-    guard let p2pAddress else { return nil }
-    return OverlayTopology.Node(name: name, p2p: p2pAddress, rpc: rpc, rpcCookieFile: cookie)
   }
 
   // MARK: Groups and links

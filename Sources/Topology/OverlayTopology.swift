@@ -26,6 +26,13 @@ public struct OverlayTopology: Hashable, Sendable {
     public var rpcCookieFile: String?
   }
 
+  /// A peer of the public network that the site only listens to, to know when it tells of a block.
+  public struct WatchedPeer: Hashable, Sendable {
+    public var name: String
+    public var p2p: PeerAddress
+    public init(name: String, p2p: PeerAddress) { (self.name, self.p2p) = (name, p2p) }
+  }
+
   public struct Relay: Hashable, Sendable {
     public var name: String
     /// Compressed secp256k1 point, 33 bytes.
@@ -37,6 +44,11 @@ public struct OverlayTopology: Hashable, Sendable {
     /// What the site may send over all links together.
     public var uplink: LinkRate
     public var nodes: [Node]
+    public var watched: [WatchedPeer] = []
+    /// The site's pool, a Stratum v1 endpoint: when does its first job on a new block come?
+    public var pool: PeerAddress?
+    /// Transactions that the node learns are passed on to neighbours between blocks.
+    public var relaysTransactions = true
 
     public init(
       name: String, publicKey: [UInt8], addresses: [PeerAddress], latitude: Double, longitude: Double, uplink: LinkRate,

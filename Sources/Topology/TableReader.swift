@@ -93,6 +93,16 @@ struct TableReader {
     return value
   }
 
+  mutating func boolean(_ key: String, _ mistakes: inout [TopologyMistake]) -> Bool? {
+    guard let node = optional(key) else { return nil }
+    guard case .boolean(let value) = node.value else {
+      mistakes.append(
+        TopologyMistake(node.position, node.path, .wrongType(expected: "true or false", found: node.typeName)))
+      return nil
+    }
+    return value
+  }
+
   mutating func array(_ key: String, _ mistakes: inout [TopologyMistake]) -> (elements: [TomlNode], node: TomlNode)? {
     guard let node = optional(key) else { return nil }
     guard case .array(let elements) = node.value else {

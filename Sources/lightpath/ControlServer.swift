@@ -14,7 +14,9 @@ final class ControlServer: Sendable {
   struct Handlers: Sendable {
     var status: @Sendable () -> StatusReport?
     var submit: @Sendable ([UInt8]) -> SiteReply
+    var metrics: @Sendable () -> String
     var mine: @Sendable (Int) -> SiteReply
+    var refill: @Sendable (Int) -> SiteReply
     var reload: @Sendable () -> (Bool, String)
   }
 
@@ -207,6 +209,7 @@ final class ControlServer: Sendable {
       guard let status = handlers.status() else { return ControlReply(ok: false, error: "the relay doesn't answer") }
       return ControlReply(ok: true, status: status)
     case "submit": return reply(handlers.submit(body))
+    case "refill": return reply(handlers.refill(request.block ?? 0))
     case "mine": return reply(handlers.mine(request.block ?? 0))
     case "reload":
       let (ok, text) = handlers.reload()
@@ -310,7 +313,8 @@ final class ControlServer: Sendable {
     switch (request.method, request.path) {
     case ("GET", "/metrics"):
       guard let status = handlers.status() else { return HTTPAnswer(503, "the relay doesn't answer\n") }
-      return HTTPAnswer(200, Metrics(status).text, type: "text/plain; version=0.0.4; charset=utf-8")
+      return HTTPAnswer(
+        200, Metrics(status).text + handlers.metrics(), type: "text/plain; version=0.0.4; charset=utf-8")
     case ("GET", "/health"):
       struct Health: Encodable {
         var status: String

@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import Ground
 import Logging
+import Measurement
 import NodeBridge
 import RegtestNode
 import Relay
@@ -15,26 +16,33 @@ import Uring
 /// waits for signals. Nothing here is on a packet's way.
 final class Daemon: Sendable {
   private let engine: EngineThread
-  private let mailbox: SiteMailbox
+  let mailbox: SiteMailbox
   private let outbox: SiteOutbox
   private let control: ControlServer
   private let waker: WakeHandle
   private let signals: SignalThread
   private let sink: LogSink
-  private let logger: Logger
-  private let topologyPath: String
-  private let links: Mutex<SiteLinks>
-  private let plan: Mutex<SitePlan>
+  let logger: Logger
+  let topologyPath: String
+  let overlayKeyPath: String?
+  let measurements: MeasurementThread
+  private let pool: PoolWatch?
+  let links: Mutex<SiteLinks>
+  let plan: Mutex<SitePlan>
+  let overlay: Mutex<OverlaySecret?>
   private let notifier = ServiceNotifier()
 
   init(
     configuration: SiteConfiguration, engine engineConfiguration: EngineConfiguration, plan: SitePlan,
-    topologyPath: String, controlPath: String, http: String, sink: LogSink, logger: Logger
+    topologyPath: String, overlayKeyPath: String?, controlPath: String, http: String, storePath: String?,
+    storeLimits: JourneyStore.Limits, sink: LogSink, logger: Logger
   ) throws {
     self.sink = sink
     self.logger = logger
     self.topologyPath = topologyPath
+    self.overlayKeyPath = overlayKeyPath
     self.plan = Mutex(plan)
+    overlay = Mutex(configuration.relay.overlay)
     links = Mutex(
       SiteLinks(
         links: configuration.relay.links, names: configuration.names, relays: configuration.relay.relays))
@@ -78,17 +86,25 @@ final class Daemon: Sendable {
       default: throw failure(Exit.failed, "\(error)")
       }
     }
+    measurements = try Daemon.measure(
+      configuration, plan, storePath: storePath, limits: storeLimits, mailbox: mailbox, logger: logger)
+    pool = try plan.relay.pool.map { [measurements] address in
+      try PoolWatch(address, logger: logger) { measurements.job(on: $0, at: $1) }
+    }
     for warning in engine.handle.warnings { logger.warning("\(warning)") }
     let handle = engine.handle
     control.serve(
       ControlServer.Handlers(
-        status: { [mailbox, outbox, sink] in
+        status: { [mailbox, outbox, sink, measurements] in
           guard case .snapshot(let snapshot) = mailbox.ask(.snapshot, seconds: 2) else { return nil }
           return StatusReport(
-            snapshot, engine: handle, logLost: sink.lost, eventsDropped: outbox.dropped, warnings: warnings)
+            snapshot, engine: handle, measurements: measurements, logLost: sink.lost, eventsDropped: outbox.dropped,
+            warnings: warnings)
         },
         submit: { [mailbox] in mailbox.ask(.submit($0)) },
+        metrics: { [measurements] in measurements.metrics() },
         mine: { [mailbox] in mailbox.ask(.mine($0), seconds: 20) },
+        refill: { [mailbox] in mailbox.ask(.refill($0), seconds: 20) },
         reload: { [weak self] in self?.reload() ?? (false, "stopping") }))
   }
 
@@ -113,7 +129,9 @@ final class Daemon: Sendable {
       }
       waker.clear()
       let names = links.withLock { $0.names }
-      for event in outbox.take() {
+      let events = outbox.take()
+      measurements.hear(events)
+      for event in events {
         translator.log(event, names: names)
         control.publish(event, names: names)
         if case .wantsSubmit(let node, let hash, let bytes) = event { submitOverRPC(node, "\(hash)", bytes) }
@@ -145,48 +163,13 @@ final class Daemon: Sendable {
     control.stop()
     engine.stop()
     let names = links.withLock { $0.names }
-    for event in outbox.take() { translator.log(event, names: names) }
+    let events = outbox.take()
+    measurements.hear(events)
+    for event in events { translator.log(event, names: names) }
+    pool?.stop()
+    measurements.stop()
     logger.notice("stopped")
     if failed { throw Exit.failed }
-  }
-
-  /// Reads the topology again; true when it is in force.
-  private func reload() -> (Bool, String) {
-    let topology: OverlayTopology
-    do { topology = try OverlayTopology(contentsOf: URL(filePath: topologyPath)) } catch {
-      let text = error.mistakes.map { "\(topologyPath):\($0)" }.joined(separator: "\n")
-      logger.error("reload: the topology has mistakes; the old one stays", metadata: ["mistakes": "\(text)"])
-      return (false, text)
-    }
-    let old = plan.withLock { $0 }
-    let new: SitePlan
-    let key = links.withLock { $0.relays }[old.own]
-    do { new = try SitePlan(topology, as: old.relay.name, key: key) } catch {
-      logger.error("reload: \(error); the old topology stays")
-      return (false, "\(error)")
-    }
-    guard new.topology.network == old.topology.network else {
-      return (false, "the network can't change while the relay runs: restart it")
-    }
-    let before = links.withLock { $0 }
-    let wanted = new.links(keeping: before)
-    guard case .done = mailbox.ask(.links(wanted)) else { return (false, "the relay doesn't answer") }
-    links.withLock { $0 = wanted }
-    plan.withLock { $0 = new }
-    let added = wanted.links.filter { link in !before.links.contains { $0.peer == link.peer } }
-    let removed = before.links.filter { link in !wanted.links.contains { $0.peer == link.peer } }
-    let changed = wanted.links.filter { link in before.links.contains { $0.peer == link.peer && $0 != link } }
-    var text = "\(wanted.links.count) links"
-    if !added.isEmpty { text += "; added \(added.compactMap { wanted.names[$0.id] }.joined(separator: ", "))" }
-    if !removed.isEmpty { text += "; removed \(removed.compactMap { before.names[$0.id] }.joined(separator: ", "))" }
-    if !changed.isEmpty { text += "; changed \(changed.compactMap { wanted.names[$0.id] }.joined(separator: ", "))" }
-    if new.relay.addresses != old.relay.addresses || new.relay.nodes != old.relay.nodes
-      || new.relay.uplink != old.relay.uplink
-    {
-      text += "; this relay's own addresses, uplink or nodes changed: restart it for that"
-    }
-    logger.notice("topology reloaded: \(text)")
-    return (true, text)
   }
 
   /// The last resort, on a thread of its own because a call can take a second.

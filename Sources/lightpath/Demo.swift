@@ -37,6 +37,9 @@ struct Demo: ParsableCommand {
   @Option(help: "Path of Bitcoin Core's bitcoind: real regtest nodes instead of stand-ins.", completion: .file())
   var bitcoind: String?
 
+  @Option(help: "What the first relay measured, as one HTML page into this file.", completion: .file())
+  var report: String?
+
   @Flag(help: "One JSON object.")
   var json = false
 
@@ -88,6 +91,7 @@ struct Demo: ParsableCommand {
       _exit(130)
     }
     let outcome = try stage.play()
+    if let report { try stage.report(to: report) }
     if json {
       print(lightpath.json(outcome))
     } else if outcome.completed {

@@ -2,6 +2,7 @@ import ArgumentParser
 import Bitcoin
 import Foundation
 import Ground
+import Measurement
 import RegtestNode
 import Session
 import Synchronization
@@ -19,6 +20,7 @@ final class DemoStage {
   private var processes: [Process] = []
   private var sockets: [String] = []
   private var nodes: DemoNodes?
+  private var relayed = 0
 
   init(_ demo: Demo) {
     self.demo = demo
@@ -28,14 +30,45 @@ final class DemoStage {
   private func tell(_ text: String) { if !demo.json { print(text) } else { complain(text) } }
 
   func leave(keep: Bool) {
+    endRelays()
+    nodes?.remove()
+    if keep { tell("kept: \(folder.path)") } else { try? FileManager.default.removeItem(at: folder) }
+  }
+
+  private func endRelays() {
     for process in processes where process.isRunning { process.terminate() }
     let end = Date(timeIntervalSinceNow: 2)
     for process in processes {
       while process.isRunning && Date() < end { usleep(5_000) }
       if process.isRunning { kill(process.processIdentifier, SIGKILL) }
     }
-    nodes?.remove()
-    if keep { tell("kept: \(folder.path)") } else { try? FileManager.default.removeItem(at: folder) }
+  }
+
+  /// Ends the relays, so that all is written, and makes a page of what the first one measured and heard.
+  func report(to file: String) throws {
+    let store = folder.appending(path: "\(DemoStage.names[0]).sqlite").path
+    // A journey is told half a second after its block at the earliest.
+    let end = Date(timeIntervalSinceNow: 12)
+    while Date() < end {
+      if let database = try? JourneyStore(path: store, readOnly: true),
+        let report = try? ReportBuilder(
+          store: database, range: 0...Int64.max / 2, block: nil, pathFactor: nil
+        ).build(), report.arrivals >= relayed * (demo.relays - 1)
+      {
+        break
+      }
+      usleep(200_000)
+    }
+    endRelays()
+    do {
+      let database = try JourneyStore(path: store, readOnly: true)
+      let newest = try database.newest() ?? 0
+      let report = try ReportBuilder(
+        store: database, range: newest - 3_600_000_000_000...newest, block: nil, pathFactor: nil
+      ).build()
+      try ReportPage.render(report).write(toFile: file, atomically: true, encoding: .utf8)
+    } catch { throw failure(Exit.failed, "\(file): \(error)") }
+    tell("report of what \(DemoStage.names[0]) measured: \(file)")
   }
 
   func play() throws -> Demo.Outcome {
@@ -58,6 +91,7 @@ final class DemoStage {
       let row = try nodes == nil ? relay(index, name: label(files[index])) : relayFromNode(index)
       if !row.completed { outcome.completed = false }
       outcome.blocks.append(row)
+      relayed += 1
       show(row, width)
     }
     return outcome
@@ -148,7 +182,7 @@ final class DemoStage {
       var arguments = [
         "relay", "--topology", topology, "--as", name, "--key", folder.appending(path: "\(name).key").path,
         "--overlay-key", folder.appending(path: "overlay.key").path, "--control", control, "--http", "off", "--log",
-        folder.appending(path: "\(name).log").path,
+        folder.appending(path: "\(name).log").path, "--store", folder.appending(path: "\(name).sqlite").path,
       ]
       if nodes == nil {
         for file in files { arguments += ["--embedded-node", file] }

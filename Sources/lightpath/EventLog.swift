@@ -36,6 +36,9 @@ struct EventLog {
           "ms": "\(number((block.delivered - report.firstPacket).milliseconds, 3))",
           "mempool": "\(number(Double(report.knownBytes) / Double(max(report.bodyBytes, 1)) * 100, 1))%",
         ])
+    case .clock: break
+    case .journey(let link, let bytes, _):
+      logger.trace("journeys told", metadata: ["peer": "\(names[link] ?? "?")", "bytes": "\(bytes.count)"])
     case .wantsSubmit(_, let hash, _): logger.warning("trying submitblock", metadata: ["block": "\(hash)"])
     case .notRelayed(let hash, let why): logger.error("block not relayed: \(why)", metadata: ["block": "\(hash)"])
     }

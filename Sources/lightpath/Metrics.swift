@@ -21,10 +21,6 @@ struct Metrics {
     let peers: [(String, String, String, (StatusReport.Peer) -> Double?)] = [
       ("lightpath_peer_up", "1 when there is a session.", "gauge", { $0.up ? 1 : 0 }),
       ("lightpath_peer_round_trip_seconds", "Smoothed.", "gauge", { $0.round_trip_ms.map { $0 / 1e3 } }),
-      (
-        "lightpath_peer_clock_offset_seconds", "The peer's clock less this one's.", "gauge",
-        { $0.clock_offset_ms.map { $0 / 1e3 } }
-      ),
       ("lightpath_peer_loss_to_ratio", "Lost on the way to the peer.", "gauge", { $0.loss_to }),
       ("lightpath_peer_loss_from_ratio", "Lost on the way from the peer.", "gauge", { $0.loss_from }),
       ("lightpath_peer_sent_bytes_total", "UDP payload.", "counter", { Double($0.sent_bytes) }),

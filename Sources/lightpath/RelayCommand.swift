@@ -3,6 +3,7 @@ import Bitcoin
 import Foundation
 import Ground
 import Logging
+import Measurement
 import NodeBridge
 import Relay
 import Session
@@ -57,6 +58,18 @@ struct RelayCommand: ParsableCommand {
   @Flag(help: "Log one JSON object a line.")
   var logJson = false
 
+  @Option(
+    help:
+      "File of measurements, or 'off'. Without it, NAME.sqlite in systemd's state folder or /var/lib/lightpath, if there.",
+    completion: .file())
+  var store: String?
+
+  @Option(help: "How many days measurements are kept.")
+  var storeDays = 30
+
+  @Option(help: "How many megabytes the file of measurements may have; the oldest go first.")
+  var storeMb = 256
+
   @Option(help: "Core to pin the packet thread to.")
   var cpu: Int?
 
@@ -75,6 +88,9 @@ struct RelayCommand: ParsableCommand {
   func run() throws {
     guard let level = Logger.Level(rawValue: logLevel) else {
       throw ValidationError("--log-level \(logLevel): trace, debug, info, notice, warning, error or critical")
+    }
+    guard 1...3_650 ~= storeDays, 1...1_048_576 ~= storeMb else {
+      throw ValidationError("--store-days lies between 1 and 3650, --store-mb between 1 and 1048576")
     }
     let overlay = try readTopology(topology)
     let identity: Identity
@@ -96,8 +112,11 @@ struct RelayCommand: ParsableCommand {
     let logger = Logger(label: "lightpath") { _ in LineLog(sink, level: level) }
     let daemon = try Daemon(
       configuration: try configuration(plan, identity, secret), engine: try engine(plan), plan: plan,
-      topologyPath: topology, controlPath: control ?? ControlPath.standard(name), http: http, sink: sink,
-      logger: logger)
+      topologyPath: topology, overlayKeyPath: overlayKey, controlPath: control ?? ControlPath.standard(name),
+      http: http, storePath: store == "off" ? nil : store ?? StorePath.standard(name),
+      storeLimits: JourneyStore.Limits(
+        maxBytes: storeMb << 20, retention: .seconds(Int64(storeDays) * 86_400)),
+      sink: sink, logger: logger)
     try daemon.run()
     withExtendedLifetime(lock) {}
   }
@@ -132,7 +151,8 @@ struct RelayCommand: ParsableCommand {
       seed: UInt64.random(in: 1...(.max)))
     relay.relays = links.relays
     var bridge = BridgeConfiguration(
-      network: plan.network, nodes: embeddedNode.isEmpty ? plan.nodes : [], nonce: UInt64.random(in: 1...(.max)))
+      network: plan.network, nodes: embeddedNode.isEmpty ? plan.nodes : plan.nodes.filter { $0.role == .watched },
+      nonce: UInt64.random(in: 1...(.max)))
     if let listenNodes {
       guard let address = PeerAddress(listenNodes) else {
         throw ValidationError("--listen-nodes \(listenNodes): not ADDRESS:PORT")
@@ -141,6 +161,7 @@ struct RelayCommand: ParsableCommand {
     }
     var site = SiteConfiguration(
       name: name, overlayName: plan.topology.name, relay: relay, names: links.names, bridge: bridge)
+    site.relaysTransactions = plan.relay.relaysTransactions
     if !embeddedNode.isEmpty {
       let blocks = try embeddedNode.map { file -> [UInt8] in
         guard let data = FileManager.default.contents(atPath: file) else {

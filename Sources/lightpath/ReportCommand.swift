@@ -14,8 +14,10 @@ struct ReportCommand: ParsableCommand {
       Exit status: 0 done, 1 the file can't be read or written, 2 an option is wrong or the block is unknown.
       """)
 
-  @Option(help: "The file of measurements.")
-  var store = "/var/lib/lightpath/measurements.sqlite"
+  @Option(help: "The file of measurements; without it, that of the relay that runs here, or the only one there is.")
+  var store: String?
+
+  @OptionGroup var control: ControlOption
 
   @Option(help: "How far back from the newest record: a number with s, m, h or d.")
   var last = "24h"
@@ -55,8 +57,9 @@ struct ReportCommand: ParsableCommand {
       wanted = BlockID(block)
       if wanted == nil { throw failure(Exit.input, "--block: a hash has 64 hexadecimal digits") }
     }
+    let file = simulatedWeek == nil ? try store ?? StorePath.find(control.control) : ""
     do {
-      let report = try build(span, wanted)
+      let report = try build(file, span, wanted)
       if wanted != nil && report.block == nil { throw failure(Exit.input, "no site told of block \(block!)") }
       if let html {
         try ReportPage.render(report).write(toFile: html, atomically: true, encoding: .utf8)
@@ -65,13 +68,13 @@ struct ReportCommand: ParsableCommand {
           json ? report.json() : csv ? report.csv(ofBlock: wanted != nil) : report.text(), terminator: json ? "\n" : "")
       }
     } catch let error as StoreError {
-      throw failure(Exit.failed, "\(store): \(error)")
+      throw failure(Exit.failed, "\(file): \(error)")
     } catch let error as CocoaError {
       throw failure(Exit.failed, error.localizedDescription)
     }
   }
 
-  private func build(_ span: Interval, _ wanted: BlockID?) throws -> Report {
+  private func build(_ file: String, _ span: Interval, _ wanted: BlockID?) throws -> Report {
     if let simulatedWeek {
       let directory = FileManager.default.temporaryDirectory.appendingPathComponent("lightpath-\(UUID().uuidString)")
       try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
@@ -85,7 +88,7 @@ struct ReportCommand: ParsableCommand {
       builder.notes = ["Simulated week from seed \(simulatedWeek): a model, no measurement."]
       return try builder.build()
     }
-    let database = try JourneyStore(path: store, readOnly: true)
+    let database = try JourneyStore(path: file, readOnly: true)
     let newest = try database.newest() ?? Int64(clamping: SystemClock.realtime())
     return try ReportBuilder(
       store: database, range: newest &- span.nanoseconds...newest, block: wanted, pathFactor: pathFactor

@@ -1,4 +1,5 @@
 import Foundation
+import Measurement
 
 /// What of the machine costs speed or safety, and the command that mends it.
 enum SelfCheck {
@@ -33,7 +34,7 @@ enum SelfCheck {
             fix: "apt-get install linux-image-amd64   # Debian 12 has 6.1"))
       }
     }
-    if clockIsUnsynchronised() {
+    if let clock = KernelClock.read(), !clock.isSynchronised {
       findings.append(
         Finding(
           what: "the kernel says that the clock is not synchronised: headers may be refused, and delays between sites "
@@ -50,18 +51,6 @@ enum SelfCheck {
   private static func integer(_ path: String) -> Int? {
     (try? String(contentsOfFile: path, encoding: .utf8)).flatMap {
       Int($0.trimmingCharacters(in: .whitespacesAndNewlines))
-    }
-  }
-
-  /// adjtimex(2) asks without changing when `modes`, the first field, is 0; it returns TIME_ERROR, 5, when nobody
-  /// disciplines the clock. Its struct isn't in Swift's Glibc module, and is 208 bytes.
-  private static func clockIsUnsynchronised() -> Bool {
-    guard let symbol = dlsym(nil, "adjtimex") else { return false }
-    typealias Function = @convention(c) (UnsafeMutableRawPointer) -> Int32
-    let adjtimex = unsafeBitCast(symbol, to: Function.self)
-    return withUnsafeTemporaryAllocation(byteCount: 512, alignment: 8) { buffer in
-      buffer.initializeMemory(as: UInt8.self, repeating: 0)
-      return adjtimex(buffer.baseAddress!) == 5
     }
   }
 }

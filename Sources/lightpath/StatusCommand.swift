@@ -5,7 +5,8 @@ struct Status: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Shows the running relay's peers, blocks, mempool mirror and nodes.",
     discussion: """
-      Peers: round trip, clock offset (the peer's less ours), loss to and from, packets sent, blocks of which the peer \
+      Peers: round trip, clock offset (the peer's less ours, ± what the exchanges leave open; clocks count from each \
+      machine's start), loss to and from, packets sent, blocks of which the peer \
       brought the first packet and the last needed one, and when it was last heard.
 
       Exit status: 0 done, 1 the relay doesn't answer in time, 5 no relay runs.
@@ -44,6 +45,12 @@ struct Status: ParsableCommand {
       "listening on \(status.listen.joined(separator: ", ")) · mempool \(status.mempool.transactions) transactions, "
         + "\(amount(status.mempool.bytes)) · memory \(amount(status.resident_bytes)) · \(status.descriptors) descriptors",
     ]
+    if let synchronised = status.clock_synchronised {
+      lines.append(
+        "clock \(synchronised ? "disciplined" : "NOT disciplined") by the kernel's word"
+          + (synchronised ? status.clock_max_error_ms.map { ", within \(number($0, 1)) ms" } ?? "" : "")
+          + " · measurements \(status.store ?? "not kept (--store)")")
+    }
     for warning in status.warnings { lines.append("warning: \(warning)") }
     var rows = [
       ["peer", "address", "", "rtt ms", "offset ms", "loss to", "from", "sent", "first", "last", "seen", "mempool"]
@@ -51,7 +58,9 @@ struct Status: ParsableCommand {
     for peer in status.peers {
       rows.append([
         peer.name, peer.address ?? "–", peer.up ? (peer.trusted ? "up" : "up (verified-only)") : "down",
-        ms(peer.round_trip_ms), ms(peer.clock_offset_ms), percent(peer.loss_to), percent(peer.loss_from),
+        ms(peer.round_trip_ms),
+        ms(peer.clock_offset_ms) + (peer.clock_uncertainty_ms.map { " ± \(number($0, 2))" } ?? ""),
+        percent(peer.loss_to), percent(peer.loss_from),
         amount(Int(peer.sent_bytes)), "\(peer.blocks_first)", "\(peer.blocks_last)",
         peer.last_seen_s.map { number($0, 1) + " s" } ?? "never", peer.mempool,
       ])

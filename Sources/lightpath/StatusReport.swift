@@ -1,7 +1,9 @@
 import ArgumentParser
 import Bitcoin
+import CTimex
 import Foundation
 import Ground
+import Measurement
 import Mempool
 import NodeBridge
 import Relay
@@ -18,7 +20,9 @@ struct StatusReport: Codable, Sendable {
     var trusted: Bool
     var round_trip_ms: Double?
     var least_round_trip_ms: Double?
+    /// The peer's clock less ours: the middle of what the exchanges leave open, and half its width.
     var clock_offset_ms: Double?
+    var clock_uncertainty_ms: Double?
     /// Share of packets lost on the way to the peer, as it says, and on the way from it.
     var loss_to: Double
     var loss_from: Double
@@ -93,6 +97,9 @@ struct StatusReport: Codable, Sendable {
   var blocks: [Block]
   var held_bytes: Int
   var resident_bytes: Int
+  /// Of malloc: in use, and held from the kernel.
+  var heap_used_bytes: Int
+  var heap_held_bytes: Int
   var descriptors: Int
   var counters: [String: UInt64]
   var engine: [String: UInt64]
@@ -100,12 +107,18 @@ struct StatusReport: Codable, Sendable {
   var log_lines_lost: UInt64
   var events_dropped: UInt64
   var impaired_lost: UInt64
+  /// File of measurements; nil: they are not kept.
+  var store: String?
+  /// What the kernel says of this machine's own clock (adjtimex).
+  var clock_synchronised: Bool?
+  var clock_max_error_ms: Double?
   var warnings: [String]
 }
 
 extension StatusReport {
   init(
-    _ snapshot: SiteSnapshot, engine: EngineHandle, logLost: UInt64, eventsDropped: UInt64, warnings: [String]
+    _ snapshot: SiteSnapshot, engine: EngineHandle, measurements: MeasurementThread, logLost: UInt64,
+    eventsDropped: UInt64, warnings: [String]
   ) {
     relay = snapshot.name
     overlay = snapshot.overlay
@@ -120,7 +133,11 @@ extension StatusReport {
     mempool = Mempool(
       transactions: snapshot.mempool[0].transactions, bytes: snapshot.mempool[0].bytes,
       side_transactions: snapshot.mempool[1].transactions)
-    peers = snapshot.peers.map { Peer($0, at: snapshot.at, engine: engine) }
+    peers = snapshot.peers.map { Peer($0, at: snapshot.at, engine: engine, clock: measurements.clock(of: $0.link)) }
+    store = measurements.storePath
+    let kernel = KernelClock.read()
+    clock_synchronised = kernel?.isSynchronised
+    clock_max_error_ms = kernel?.maxError.milliseconds
     nodes = snapshot.nodes.map {
       Node(
         name: $0.name, ready: $0.isReady, user_agent: $0.userAgent, round_trip_ms: $0.roundTrip?.milliseconds,
@@ -132,6 +149,7 @@ extension StatusReport {
     blocks = snapshot.blocks.map(Block.init)
     held_bytes = snapshot.heldBytes
     resident_bytes = ProcessFigures.residentBytes
+    (heap_used_bytes, heap_held_bytes) = ProcessFigures.heapBytes
     descriptors = ProcessFigures.descriptors
     counters = StatusReport.fields(of: snapshot.counters)
     session = StatusReport.fields(of: snapshot.session)
@@ -156,7 +174,7 @@ extension StatusReport {
 }
 
 extension StatusReport.Peer {
-  fileprivate init(_ peer: PeerSnapshot, at now: Instant, engine: EngineHandle) {
+  fileprivate init(_ peer: PeerSnapshot, at now: Instant, engine: EngineHandle, clock: ClockBounds?) {
     let session = peer.status.session
     name = peer.name
     address = session.address.map { "\($0)" }
@@ -164,7 +182,8 @@ extension StatusReport.Peer {
     trusted = peer.status.isTrusted
     round_trip_ms = session.roundTrip?.milliseconds
     least_round_trip_ms = session.leastRoundTrip?.milliseconds
-    clock_offset_ms = peer.clockOffset?.milliseconds
+    clock_offset_ms = (clock?.estimate ?? peer.clockOffset)?.milliseconds
+    clock_uncertainty_ms = clock?.uncertainty.milliseconds
     loss_to = peer.status.lossTo.rate
     loss_from = peer.status.lossFrom.rate
     rate_mbit = Double(peer.rate.bitsPerSecond) / 1e6
@@ -219,6 +238,11 @@ enum ProcessFigures {
     guard let text = try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8) else { return 0 }
     let fields = text.split(separator: " ")
     return fields.count > 1 ? (Int(fields[1]) ?? 0) * Int(getpagesize()) : 0
+  }
+  static var heapBytes: (used: Int, held: Int) {
+    var (used, held) = (0, 0)
+    lightpath_heap(&used, &held)
+    return (used, held)
   }
   static var descriptors: Int {
     // One of them is the folder itself, open while it is read.

@@ -56,11 +56,12 @@ final class TestOverlay {
     names.indices.flatMap { a in names.indices.filter { $0 > a }.map { (names[a], names[$0]) } }
   }
 
-  func writeTopology(links: [(String, String)]) throws {
+  /// - Parameter site: what else is said of a relay: pool, watched peers.
+  func writeTopology(links: [(String, String)], site: [String: String] = [:]) throws {
     var text = "[overlay]\nname = \"test\"\nnetwork = \"regtest\"\n[defaults]\nrate_mbit = 1000\nuplink_mbit = 4000\n"
     for (name, port) in zip(names, ports) {
       text += "[[relay]]\nname = \"\(name)\"\npublic_key = \"\(keys[name]!)\"\naddresses = [\"127.0.0.1:\(port)\"]\n"
-      text += "position = [50.11, 8.68]\n"
+      text += "position = [50.11, 8.68]\n" + (site[name] ?? "")
     }
     for (a, b) in links { text += "[[link]]\nbetween = [\"\(a)\", \"\(b)\"]\n" }
     try text.write(toFile: topology, atomically: true, encoding: .utf8)
@@ -73,6 +74,11 @@ final class TestOverlay {
       RealBlocks.folder.appending(path: "426884.raw").path, "--embedded-node",
       RealBlocks.folder.appending(path: "898352.raw").path, "--embedded-seed", "\(names.firstIndex(of: name)! + 1)",
     ]
+  }
+
+  /// Adds an epoch to the overlay secret, in place.
+  func rotateSecret() throws -> Int32 {
+    try Program.run(["keygen", "--overlay", "--rotate", path("overlay.key")]).status
   }
 
   /// Starts a relay with an embedded node.
@@ -89,6 +95,9 @@ final class TestOverlay {
     }
     return all
   }
+
+  /// A bundled block's file.
+  static func block(_ name: String) -> String { RealBlocks.folder.appending(path: name + ".raw").path }
 
   static func freePorts(_ count: Int) -> [UInt16] {
     var held: [Int32] = []

@@ -24,10 +24,12 @@ public struct RelayLinkStatus: Hashable, Sendable {
 extension RelayCore {
   // MARK: Configuration
 
-  /// Adds, changes and removes links so that these are the ones; links that are the same go on undisturbed.
+  /// Adds, changes and removes links so that these are the ones; links that are the same go on undisturbed. `relays`
+  /// are the overlay's relays from now on; nil: as before.
   public mutating func updateLinks(
-    _ wanted: [RelayLink], now: Instant, into sink: inout some DatagramSink & ~Copyable
+    _ wanted: [RelayLink], relays: [PublicKey]? = nil, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
+    if let relays { self.relays = relays }
     for index in 0..<LinkSet.capacity where links[index].isConfigured {
       let id = LinkID(UInt16(index))
       let stays = wanted.contains { $0.id == id && key4(of: $0.peer) == links[index].key4 }
@@ -219,7 +221,7 @@ extension RelayCore {
   /// The links are others: what was claimed of them comes again with the next STATUS and MAP.
   private mutating func remakeMap(_ wanted: [RelayLink]) {
     map = OverlayMap(
-      own: ownKey, relays: configuration.relays.map { key4(of: $0) },
+      own: ownKey, relays: relays.map { key4(of: $0) },
       links: wanted.map { (link: $0.id, key: key4(of: $0.peer)) })
   }
 

@@ -101,7 +101,7 @@ extension RelayCore {
     for index in 0..<LinkSet.capacity where links[index].isUp && links[index].epoch > 0 {
       epoch = epoch == 0 ? links[index].epoch : min(epoch, links[index].epoch)
     }
-    if epoch == 0 { epoch = configuration.overlay?.epochs.last ?? 0 }
+    if epoch == 0 { epoch = epochSecrets.last?.epoch ?? 0 }
     if epoch != sketchEpoch {
       sketchEpoch = epoch
       rekeyTransactions()
@@ -129,6 +129,7 @@ extension RelayCore {
     deriveSecrets(overlay)
     sessions.setOverlay(overlay, now: now, into: &sink)
     drainSessionEvents(now: now, into: &sink)
+    refreshEpoch()
   }
 
   /// Has the mempool's index made for blocks on `parent`, in slices.

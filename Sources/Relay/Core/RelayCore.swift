@@ -15,6 +15,8 @@ public struct RelayCore: ~Copyable {
   /// key4 of this relay.
   public let ownKey: UInt32
   public internal(set) var counters = RelayCounters()
+  /// Every relay of the overlay: `RelayConfiguration.relays`, then as `updateLinks` said.
+  var relays: [PublicKey]
   /// The known headers; fed by `submitHeaders`, by peers and by announcements.
   public internal(set) var chain: HeaderChain
 
@@ -84,6 +86,7 @@ public struct RelayCore: ~Copyable {
     self.configuration = configuration
     ownKey = key4(of: configuration.identity.publicKey)
     genesis = configuration.network.genesis.hash
+    relays = configuration.relays
     if let anchor = configuration.anchor {
       chain = HeaderChain(network: configuration.network, anchor: anchor)
     } else {

@@ -1,0 +1,151 @@
+import Foundation
+import Ground
+import Harness
+import Synchronization
+
+// Three relay processes on loopback pass blocks for twenty minutes, losing packets on purpose on every link: nothing may
+// be missed, and memory and descriptors must stay flat. The blocks hold real mainnet transactions under regtest headers;
+// before each block the stand-in nodes' mempools get its transactions back but for a share drawn anew at each site.
+//
+// `--minutes M` (20), `--rate BLOCKS_A_SECOND` (2.5), `--loss PERCENT` (3), `--missing PERCENT` (1), `--lightpath PATH`
+// (the program beside this one: `swift build -c release --product lightpath`), `--trace` (a line each ten seconds).
+//
+// soak_rss_growth_mb: of the relay that grew most, the median of its resident set over the last tenth of the run less
+// that over the first tenth after the warm-up, which is the first fifth of the run (caches and tables fill; their bounds
+// are in topology/ops/README.md). soak_fd_growth likewise.
+
+func option(_ name: String, _ standard: Double) -> Double {
+  guard let text = Harness.options(name).first else { return standard }
+  guard let value = Double(text), value >= 0 else { Harness.fail("--\(name) \(text): not a number") }
+  return value
+}
+let minutes = option("minutes", 20)
+let rate = max(option("rate", 2.5), 0.01)
+let beside = URL(filePath: CommandLine.arguments[0]).resolvingSymlinksInPath().deletingLastPathComponent()
+let program = Harness.options("lightpath").first.map { URL(filePath: $0) } ?? beside.appending(path: "lightpath")
+guard FileManager.default.isExecutableFile(atPath: program.path) else {
+  Harness.fail("no program at \(program.path): swift build -c release --product lightpath, or say --lightpath PATH")
+}
+let isTracing = CommandLine.arguments.contains("--trace")
+
+/// Where each block has arrived, and when.
+final class Arrivals: Sendable {
+  private let table = Mutex<[String: [String: UInt64]]>([:])
+  func note(_ hash: String, at relay: String, _ time: UInt64) {
+    table.withLock { $0[hash, default: [:]][relay] = time }
+  }
+  func of(_ hash: String) -> [String: UInt64] { table.withLock { $0[hash] ?? [:] } }
+  func forget(_ hash: String) { table.withLock { $0[hash] = nil } }
+}
+
+let blocks = ["413567", "702861", "426884", "928831"]
+let overlay: SoakOverlay
+do {
+  overlay = try SoakOverlay(
+    program: program, blocks: blocks, loss: option("loss", 3) / 100, missing: option("missing", 1) / 100)
+} catch { Harness.fail("\(error)") }
+signal(SIGPIPE, SIG_IGN)
+guard overlay.waitForLinks(seconds: 30) else {
+  overlay.end()
+  Harness.fail("the relays found no way to each other")
+}
+let arrivals = Arrivals()
+for relay in overlay.relays {
+  let name = relay.name
+  relay.subscribe { hash, at in arrivals.note(hash, at: name, at) }
+}
+
+struct Sample {
+  var seconds: Double
+  var resident: [Double]
+  var descriptors: [Int]
+}
+var samples: [Sample] = []
+var delays: [Double] = []
+var mined = 0
+var missed = 0
+let began = Date()
+let end = began.addingTimeInterval(minutes * 60)
+let processorBefore = overlay.relays.map(\.processorSeconds)
+var nextSample = began
+var nextBlock = began
+while Date() < end {
+  let number = mined % blocks.count
+  for relay in overlay.relays { _ = relay.ask(["command": "refill", "block": number]) }
+  let pause = nextBlock.timeIntervalSinceNow
+  if pause > 0 { usleep(UInt32(pause * 1e6)) }
+  // Late blocks are not made up for: the pace is an upper bound.
+  nextBlock = max(nextBlock, Date(timeIntervalSinceNow: -1 / rate)).addingTimeInterval(1 / rate)
+  let origin = overlay.relays[mined % overlay.relays.count]
+  let reply = origin.ask(["command": "mine", "block": number])
+  guard let hash = reply?["hash"] as? String else {
+    overlay.end(keep: true)
+    Harness.fail("\(origin.name) finds no block: \(reply?["error"] ?? "no answer")")
+  }
+  mined += 1
+  let limit = Date(timeIntervalSinceNow: 15)
+  while arrivals.of(hash).count < overlay.relays.count && Date() < limit { usleep(2_000) }
+  let times = arrivals.of(hash)
+  arrivals.forget(hash)
+  for relay in overlay.relays where times[relay.name] == nil {
+    missed += 1
+    FileHandle.standardError.write(Data("block \(mined) (\(hash)) did not reach \(relay.name) within 15 s\n".utf8))
+  }
+  if let start = times[origin.name] {
+    for (name, at) in times where name != origin.name { delays.append((Double(at) - Double(start)) / 1e6) }
+  }
+  if Date() >= nextSample {
+    nextSample = nextSample.addingTimeInterval(max(minutes / 2, 1))
+    samples.append(
+      Sample(
+        seconds: Date().timeIntervalSince(began), resident: overlay.relays.map(\.residentMegabytes),
+        descriptors: overlay.relays.map(\.descriptors)))
+    if isTracing, let last = samples.last {
+      let status = overlay.relays[0].status ?? [:]
+      let mempool = status["mempool"] as? [String: Any] ?? [:]
+      print(
+        "{\"seconds\":\(Int(last.seconds)),\"blocks\":\(mined),\"rss_mb\":\(last.resident.map { ($0 * 10).rounded() / 10 }),"
+          + "\"heap_used_mb\":\((status["heap_used_bytes"] as? Double ?? 0) / 1e6),"
+          + "\"heap_held_mb\":\((status["heap_held_bytes"] as? Double ?? 0) / 1e6),"
+          + "\"held_mb\":\((status["held_bytes"] as? Double ?? 0) / 1e6),"
+          + "\"side\":\(mempool["side_transactions"] ?? 0),\"fds\":\(last.descriptors)}")
+      fflush(nil)
+    }
+  }
+}
+let seconds = Date().timeIntervalSince(began)
+let processor = zip(overlay.relays, processorBefore).map { $0.processorSeconds - $1 }.reduce(0, +)
+let alive = overlay.relays.allSatisfy(\.process.isRunning)
+let reports = overlay.relays.compactMap(\.status)
+overlay.end(keep: missed > 0 || !alive)
+
+func median(_ values: [Double]) -> Double { Harness.median(values.sorted()) }
+let tenth = max(1, samples.count / 10)
+let warm = Array(samples.dropFirst(samples.count / 5))
+let (early, late) = (warm.prefix(tenth), warm.suffix(tenth))
+@MainActor func growth(_ value: (Sample, Int) -> Double) -> Double {
+  overlay.relays.indices.map { index in median(late.map { value($0, index) }) - median(early.map { value($0, index) }) }
+    .max() ?? 0
+}
+Harness.report("soak", "soak_seconds", seconds, "s")
+Harness.report("soak", "soak_blocks", Double(mined), "blocks")
+Harness.report("soak", "soak_missed", Double(missed) + (alive ? 0 : 1), "blocks")
+if !warm.isEmpty {
+  Harness.report("soak", "soak_rss_growth_mb", growth { $0.resident[$1] }, "MB")
+  Harness.report("soak", "soak_fd_growth", growth { Double($0.descriptors[$1]) }, "descriptors")
+  Harness.report(
+    "soak", "soak_rss_warm_mb", overlay.relays.indices.map { i in median(early.map { $0.resident[i] }) }.max()!, "MB")
+  Harness.report(
+    "soak", "soak_rss_end_mb", overlay.relays.indices.map { i in median(late.map { $0.resident[i] }) }.max()!, "MB")
+  Harness.report("soak", "soak_fd_end", Double(samples.last!.descriptors.max()!), "descriptors")
+}
+if !delays.isEmpty {
+  delays.sort()
+  Harness.report("soak", "soak_delivered_ms_p50", Harness.percentile(delays, 0.5), "ms")
+  Harness.report("soak", "soak_delivered_ms_p99", Harness.percentile(delays, 0.99), "ms")
+}
+Harness.report("soak", "soak_processor_share", processor / seconds, "cores")
+Harness.report(
+  "soak", "soak_packets_lost_on_purpose",
+  reports.reduce(0) { $0 + ($1["impaired_lost"] as? Double ?? 0) }, "packets")
+exit(missed == 0 && alive ? 0 : 1)

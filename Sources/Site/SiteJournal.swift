@@ -1,0 +1,253 @@
+import Bitcoin
+import Ground
+import Measurement
+import NodeBridge
+import Relay
+import Session
+
+/// Makes journeys, clock bounds and leads of what a site tells (`SiteEvent`). Sans-IO, and off the packet thread: the
+/// daemon's measurement thread feeds it, hands it the reports it asks for, writes what its recorder gives out, and has
+/// the relay send what goes to the neighbours.
+///
+/// A journey is closed when every station that this site has was reached, at the earliest half a second after the block
+/// was handed to the node, so that it is told after the block and counts packets that came late; at the latest ten
+/// seconds after. Bounded: `openMax` blocks, `jobsMax` jobs.
+public struct SiteJournal: Sendable {
+  /// One of the bridge's nodes, by its number.
+  public struct Source: Hashable, Sendable {
+    public var name: String
+    /// A public peer that is only listened to.
+    public var isWatched: Bool
+    public init(name: String, isWatched: Bool) { (self.name, self.isWatched) = (name, isWatched) }
+  }
+
+  /// A neighbour and the least one-way delay that is possible: light in a vacuum over the great circle.
+  public struct Neighbour: Hashable, Sendable {
+    public var link: LinkID
+    public var name: String
+    public var leastDelay: Interval
+    public init(link: LinkID, name: String, leastDelay: Interval) {
+      (self.link, self.name, self.leastDelay) = (link, name, leastDelay)
+    }
+  }
+
+  public static let openMax = 64
+  public static let jobsMax = 32
+  static let quiet = Interval.milliseconds(500 as Int64)
+  static let patience = Interval.seconds(10)
+  /// A block that a node told of and that never came.
+  static let forgetAfter = Interval.seconds(60)
+
+  private struct Open: Sendable {
+    var since: Instant
+    var delivery: BlockDelivery?
+    var written: Instant?
+    var tip: Instant?
+    /// When one of the site's own nodes first told of it, and which.
+    var told: (node: Int, at: Instant)?
+  }
+  private struct Totals: Sendable {
+    var generation: UInt32
+    var peerOpened, peerHighest, opened, highest: UInt64
+  }
+
+  public private(set) var recorder: Recorder
+  private let sources: [Source]
+  private let hasNodes: Bool
+  private let hasPool: Bool
+  private var open: [Hash256: Open] = [:]
+  private var order: [Hash256] = []
+  private var jobs: [(block: BlockID, at: Instant)] = []
+  private var totals: [LinkID: Totals] = [:]
+  private var floors: [LinkID: Interval] = [:]
+  private var names: [LinkID: String] = [:]
+  private var told: [Journey] = []
+  /// Neighbours whose packets came faster than light between the stated positions, since last asked.
+  private var impossible: [String] = []
+
+  /// - Parameter sources: the bridge's nodes, in its order.
+  public init(home: String, unixNanosecondsAtZero: Int64, sources: [Source], hasPool: Bool) {
+    recorder = Recorder(home: home, unixNanosecondsAtZero: unixNanosecondsAtZero)
+    self.sources = sources
+    self.hasPool = hasPool
+    hasNodes = sources.contains { !$0.isWatched }
+  }
+
+  /// The neighbours are these from now on.
+  public mutating func setNeighbours(_ neighbours: [Neighbour]) {
+    for link in names.keys where !neighbours.contains(where: { $0.link == link && $0.name == names[link] }) {
+      recorder.removePeer(link)
+      totals[link] = nil
+    }
+    names = [:]
+    floors = [:]
+    for neighbour in neighbours {
+      names[neighbour.link] = neighbour.name
+      floors[neighbour.link] = neighbour.leastDelay
+      recorder.setPeer(neighbour.link, name: neighbour.name, leastDelay: neighbour.leastDelay)
+    }
+  }
+
+  // MARK: What happens
+
+  public mutating func hear(_ event: SiteEvent) {
+    switch event {
+    case .clock(let notice): hear(notice)
+    case .journey(let link, let bytes, let at): recorder.heard(bytes.span.bytes, from: link, now: at)
+    case .delivered(let block):
+      update(block.report.hash, at: block.delivered) { $0.delivery = block }
+    case .node(.announced(let node, let hash, _, let at)):
+      guard sources.indices.contains(node) else { return }
+      if sources[node].isWatched {
+        recorder.announced(BlockID(hash), by: sources[node].name, at: at)
+      } else {
+        update(hash, at: at) { if $0.told == nil { $0.told = (node, at) } }
+      }
+    case .node(.written(_, let hash, _, _, _, let at)):
+      update(hash, at: at) { if $0.written == nil { $0.written = at } }
+    case .node(.tipUpdated(_, let hash, _, _, let at)):
+      update(hash, at: at) { if $0.tip == nil { $0.tip = at } }
+    default: break
+    }
+  }
+
+  /// The site's pool sent its first job on top of `previous`.
+  public mutating func job(on previous: BlockID, at: Instant) {
+    if jobs.contains(where: { $0.block == previous }) { return }
+    if jobs.count == SiteJournal.jobsMax { jobs.removeFirst() }
+    jobs.append((previous, at))
+  }
+
+  private mutating func update(_ hash: Hash256, at: Instant, _ body: (inout Open) -> Void) {
+    if open[hash] == nil {
+      if order.count == SiteJournal.openMax { open[order.removeFirst()] = nil }
+      order.append(hash)
+      open[hash] = Open(since: at)
+    }
+    body(&open[hash]!)
+  }
+
+  private mutating func hear(_ notice: ClockNotice) {
+    let (link, sample) = (notice.link, notice.sample)
+    guard let name = names[link] else { return }
+    if let floor = floors[link], floor > .zero, sample.roundTrip >= .zero, sample.roundTrip < floor * 2 {
+      // The positions are wrong, so they prove nothing.
+      floors[link] = .zero
+      recorder.setPeer(link, name: name, leastDelay: .zero)
+      impossible.append(name)
+    }
+    recorder.exchange(
+      link, ClockExchange(t1: sample.sent, t2: sample.peerReceived, t3: sample.peerSent, t4: sample.received))
+    let new = Totals(
+      generation: notice.generation, peerOpened: sample.peerOpened, peerHighest: sample.peerHighestCounter,
+      opened: notice.opened, highest: notice.highestCounter)
+    if let old = totals[link], old.generation == new.generation, sample.generation == new.generation,
+      new.peerOpened >= old.peerOpened, new.peerHighest >= old.peerHighest, new.opened >= old.opened,
+      new.highest >= old.highest
+    {
+      recorder.traffic(
+        link, sentToPeer: new.peerHighest - old.peerHighest, openedByPeer: new.peerOpened - old.peerOpened,
+        sentByPeer: new.highest - old.highest, opened: new.opened - old.opened)
+    }
+    totals[link] = new
+  }
+
+  // MARK: Closing
+
+  /// Blocks whose journey ends now: `close` wants their reports as they stand.
+  public func due(now: Instant) -> [Hash256] { order.filter { isDue(open[$0]!, now: now) } }
+
+  /// When to look at `due` again.
+  public var nextDeadline: Instant {
+    open.values.reduce(.never) { min($0, $1.delivery.map { $0.delivered + SiteJournal.quiet } ?? .never) }
+  }
+
+  private func isDue(_ entry: Open, now: Instant) -> Bool {
+    guard let delivery = entry.delivery else { return now - entry.since > SiteJournal.forgetAfter }
+    let age = now - delivery.delivered
+    if age >= SiteJournal.patience { return true }
+    let lacksTip = hasNodes && !delivery.report.isSubmitted && entry.tip == nil
+    let lacksJob = hasPool && !jobs.contains { $0.block == BlockID(delivery.report.hash) }
+    return age >= SiteJournal.quiet && !lacksTip && !lacksJob
+  }
+
+  /// Ends the journeys that are due. A block that has no report any more keeps the one of its delivery.
+  public mutating func close(_ reports: [BlockReport], now: Instant) {
+    for hash in due(now: now) {
+      let entry = open.removeValue(forKey: hash)!
+      order.removeAll { $0 == hash }
+      guard let delivery = entry.delivery else { continue }
+      let report = reports.first { $0.hash == hash } ?? delivery.report
+      guard report.firstPacket != .never else { continue }
+      if let told = entry.told, !report.isSubmitted, entry.written.map({ told.at < $0 }) ?? true {
+        // The node had it from elsewhere before we brought it: from the public network.
+        recorder.announced(BlockID(hash), by: sources[told.node].name, at: told.at)
+      }
+      let journey = SiteJournal.journey(
+        report, written: hasNodes ? entry.written : delivery.delivered, tip: entry.tip,
+        job: jobs.first { $0.block == BlockID(hash) }?.at)
+      recorder.local(journey)
+      told.append(journey)
+    }
+    if told.count > SiteJournal.openMax { told.removeFirst(told.count - SiteJournal.openMax) }
+  }
+
+  static func journey(_ report: BlockReport, written: Instant?, tip: Instant?, job: Instant?) -> Journey {
+    var journey = Journey(
+      block: BlockID(report.hash), height: UInt32(clamping: report.height), isOrigin: report.isSubmitted,
+      first: report.firstPacket)
+    journey.reach(.gatePassed, at: report.gatePassed)
+    journey.reach(.sketchComplete, at: report.sketchComplete)
+    journey.reach(.matched, at: report.matched)
+    journey.reach(.forwarded, at: report.firstForwarded)
+    journey.reach(.lastNeeded, at: report.lastNeeded)
+    journey.reach(.decoded, at: report.decoded)
+    journey.reach(.verified, at: report.verified)
+    journey.reach(.written, at: report.isSubmitted ? .never : written ?? .never)
+    journey.reach(.tipUpdated, at: tip ?? .never)
+    journey.reach(.minerJob, at: job ?? .never)
+    journey.bodyBytes = report.bodyBytes
+    journey.knownBytes = min(report.knownBytes, report.bodyBytes)
+    journey.sketchBytes = report.sketchBytes
+    journey.transactions = report.transactionCount
+    journey.missingTransactions = min(report.missingTransactions, report.transactionCount)
+    journey.packetsIn = report.packetsIn
+    journey.packetsOut = report.packetsOut
+    journey.bytesIn = report.bytesIn
+    journey.bytesOut = report.bytesOut
+    journey.packetsUseless = report.packetsUseless
+    journey.neededChunks = report.neededChunks
+    journey.requests = report.requests
+    journey.failedChecks = report.failedChecks
+    return journey
+  }
+
+  // MARK: What goes out
+
+  /// The next JOURNEY payload for all neighbours; nil when there is nothing to tell.
+  public mutating func takeMessage() -> [UInt8]? {
+    if told.isEmpty { return nil }
+    let (bytes, count) = JourneyCodec.encode(told)
+    told.removeFirst(max(count, 1))
+    return count > 0 ? bytes : nil
+  }
+
+  /// Neighbours that answered faster than light could between the positions that the topology states: their clocks'
+  /// bounds are taken without the positions from then on. Each is told once.
+  public mutating func takeImpossible() -> [String] {
+    defer { impossible = [] }
+    return impossible
+  }
+
+  /// Ends an interval of the links' statistics: once a minute, and before the end.
+  public mutating func endInterval(now: Instant, kernel: KernelClock? = KernelClock.read()) {
+    recorder.endInterval(now: now, kernel: kernel)
+  }
+
+  /// What waits for the store.
+  public mutating func takeRecords() -> Recorder.Output { recorder.take() }
+}
+
+extension BlockID {
+  public init(_ hash: Hash256) { self.init(words: SIMD4(hash.w0, hash.w1, hash.w2, hash.w3)) }
+}

@@ -1,0 +1,183 @@
+import Foundation
+import Synchronization
+import Testing
+
+/// What running relays measure: real sockets to a pool and to a public peer, the store, the report.
+@Suite(.serialized) struct MeasurementProcessTests {
+  private func report(_ arguments: [String]) -> [String: Any]? {
+    guard let result = try? Program.run(["report", "--json"] + arguments), result.status == 0 else { return nil }
+    return (try? JSONSerialization.jsonObject(with: Data(result.out.utf8))) as? [String: Any]
+  }
+
+  /// One block, seen by both sites, the pool and the public network.
+  @Test func aBlockIsMeasuredFromPacketToJob() throws {
+    let (pool, peer) = (TestPool(), TestPublicPeer())
+    pool.start()
+    peer.start()
+    defer {
+      pool.stop()
+      peer.stop()
+    }
+    let overlay = try TestOverlay(["alice", "bob"])
+    let site = "pool = \"127.0.0.1:\(pool.port)\"\n[[relay.watch]]\nname = \"far\"\np2p = \"127.0.0.1:\(peer.port)\"\n"
+    try overlay.writeTopology(links: overlay.pairs, site: ["bob": site])
+    let alice = try overlay.start("alice", ["--store", overlay.path("alice.sqlite")])
+    let port = TestOverlay.freePorts(1)[0]
+    var arguments = overlay.arguments("bob") + ["--store", overlay.path("bob.sqlite")]
+    arguments[arguments.firstIndex(of: "off")!] = "127.0.0.1:\(port)"
+    let bob = try RelayProcess(arguments, socket: overlay.path("bob.sock"))
+    defer { bob.kill() }
+    #expect(eventually { alice.peersUp == 1 && bob.peersUp == 1 })
+    #expect(eventually { pool.subscribed.load(ordering: .acquiring) && peer.isReady.load(ordering: .acquiring) })
+    // A first exchange of pings, so that the clocks are known.
+    #expect(eventually { bob.peers.first?["clock_uncertainty_ms"] as? Double != nil })
+    let hash = try #require(alice.mine(0))
+    #expect(eventually { bob.blocks.contains(hash) })
+    pool.job(on: hash)
+    usleep(20_000)
+    peer.announce(hash)
+    // From the running daemon's store, found by its control socket.
+    var block: [String: Any]?
+    func stations(_ site: String) -> [String] {
+      let arrivals = block?["arrivals"] as? [[String: Any]] ?? []
+      let own = arrivals.first { $0["site"] as? String == site }
+      return (own?["stations"] as? [[String: Any]] ?? []).compactMap { $0["name"] as? String }
+    }
+    #expect(
+      eventually(seconds: 20) {
+        block = report(["--control", overlay.path("bob.sock"), "--block", hash])?["block"] as? [String: Any]
+        return stations("alice").count > 0 && stations("bob").contains("miner_job") && block?["lead"] is Double
+      }, "\(String(describing: block)) \(bob.log)")
+    #expect(block?["origin"] as? String == "alice")
+    for stage in ["gate_passed", "sketch_complete", "matched", "decoded", "verified", "written"] {
+      #expect(stations("bob").contains(stage), "\(stage): \(stations("bob"))")
+    }
+    #expect((block?["lead"] as? Double ?? 0) > 15, "the public peer was 20 ms later")
+    // Alice hears from bob, and keeps it under bob's name.
+    #expect(
+      eventually(seconds: 20) {
+        block = report(["--store", overlay.path("alice.sqlite"), "--block", hash])?["block"] as? [String: Any]
+        return stations("bob").contains("written")
+      })
+    let page = overlay.path("report.html")
+    #expect(try Program.run(["report", "--store", overlay.path("bob.sqlite"), "--html", page]).status == 0)
+    #expect(try String(contentsOfFile: page, encoding: .utf8).contains("</html>"))
+    // The same in metrics.
+    let metrics = get("/metrics", port: port)
+    #expect(metrics.contains("lightpath_clock_uncertainty_seconds{peer=\"alice\"}"))
+    #expect(metrics.contains("lightpath_lead_blocks 1\n") && metrics.contains("lightpath_lead_wins 1\n"))
+    #expect(metrics.contains("lightpath_block_receive_seconds_count 1\n"))
+    #expect(metrics.contains("lightpath_journeys_total{peer=\"alice\"} 1\n"))
+    // Status tells how far the clock can be believed.
+    let status = try Program.run(["status", "--control", overlay.path("bob.sock")])
+    #expect(status.status == 0 && status.out.contains(" ± "), "\(status.out)")
+  }
+
+  /// A store that can't be written, or is none, costs the records and nothing else.
+  @Test func aStoreThatCannotBeUsedStopsNothing() throws {
+    let overlay = try TestOverlay(["alice", "bob"])
+    try "this is no database, and long enough to be seen as none".write(
+      toFile: overlay.path("bad.sqlite"), atomically: true, encoding: .utf8)
+    let alice = try overlay.start("alice", ["--store", overlay.path("bad.sqlite")])
+    let bob = try overlay.start("bob", ["--store", "/dev/full"])
+    #expect(eventually { alice.peersUp == 1 && bob.peersUp == 1 })
+    let hash = try #require(alice.mine(1))
+    #expect(eventually { bob.blocks.contains(hash) })
+    for relay in [alice, bob] {
+      #expect(eventually { relay.log.contains("the file of measurements can't be used") }, "\(relay.log)")
+    }
+    // It is left as it was, for whoever it belongs to.
+    let rest = try String(contentsOfFile: overlay.path("bad.sqlite"), encoding: .utf8)
+    #expect(rest.hasPrefix("this is no database"))
+  }
+
+  @Test func reloadRotatesTheSecretWithoutLosingALink() throws {
+    let overlay = try TestOverlay(["alice", "bob"])
+    let relays = try overlay.startAll()
+    #expect(relays[0].peers.first?["overlay_epoch"] as? Int == 1)
+    #expect(try overlay.rotateSecret() == 0)
+    for name in overlay.names {
+      let result = try Program.run(["reload", "--control", overlay.path("\(name).sock")])
+      #expect(result.status == 0 && result.out.contains("overlay epochs 1, 2"), "\(result)")
+    }
+    #expect(eventually { relays.allSatisfy { $0.peers.first?["overlay_epoch"] as? Int == 2 } })
+    #expect(relays.allSatisfy { !$0.log.contains("link down") }, "\(relays[0].log)")
+    let hash = try #require(relays[0].mine(0))
+    #expect(eventually { relays[1].blocks.contains(hash) })
+    // A file that can't be read changes nothing.
+    try FileManager.default.removeItem(atPath: overlay.path("overlay.key"))
+    #expect(try Program.run(["reload", "--control", overlay.path("alice.sock")]).status == 1)
+    #expect(relays[0].peersUp == 1)
+  }
+
+  @Test func statusIsWatched() throws {
+    let overlay = try TestOverlay(["alice", "bob"])
+    let alice = try overlay.start("alice")
+    #expect(eventually { alice.status != nil })
+    let process = Process()
+    process.executableURL = Program.url
+    process.arguments = ["status", "--watch", "--control", overlay.path("alice.sock")]
+    let out = Pipe()
+    process.standardOutput = out
+    try process.run()
+    let clear = "\u{1B}[H"
+    var text = ""
+    #expect(
+      eventually {
+        text += String(decoding: out.fileHandleForReading.availableData, as: UTF8.self)
+        return text.components(separatedBy: clear).count > 2
+      }, "twice a screen: \(text)")
+    process.terminate()
+    process.waitUntilExit()
+    #expect(text.contains("overlay test on regtest") && text.contains("bob"))
+  }
+
+  @Test func theDemonstrationWithItsOptions() throws {
+    let folder = FileManager.default.temporaryDirectory.appending(path: "lightpath-test-\(UUID().uuidString.prefix(8))")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let page = folder.appending(path: "report.html").path
+    let blocks = ["898352", "426884"].map { TestOverlay.block($0) }
+    let result = try Program.run(
+      ["demo", "--relays", "2", "--delay", "5", "--loss", "10", "--report", page, "--json", "--block"] + blocks)
+    #expect(result.status == 0, "\(result)")
+    let outcome = try JSONSerialization.jsonObject(with: Data(result.out.utf8)) as? [String: Any]
+    #expect(outcome?["completed"] as? Bool == true && outcome?["relays"] as? Int == 2)
+    let rows = outcome?["blocks"] as? [[String: Any]] ?? []
+    #expect(rows.count == 2)
+    for row in rows {
+      let hops = row["relays"] as? [[String: Any]] ?? []
+      #expect(hops.count == 1 && (hops.first?["delivered_ms"] as? Double ?? 0) >= 5, "5 ms of way at least: \(row)")
+    }
+    let html = try String(contentsOfFile: page, encoding: .utf8)
+    #expect(html.contains("alice") && html.contains("bob"))
+    // A file that is no block is told by its name, before anything starts.
+    let wrong = folder.appending(path: "wrong.raw").path
+    try "no block".write(toFile: wrong, atomically: true, encoding: .utf8)
+    let refusal = try Program.run(["demo", "--block", wrong])
+    #expect(refusal.status == 2 && refusal.error.contains("wrong.raw"), "\(refusal)")
+  }
+
+  private func get(_ path: String, port: UInt16) -> String {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    defer { close(descriptor) }
+    var name = sockaddr_in()
+    name.sin_family = sa_family_t(AF_INET)
+    name.sin_port = port.bigEndian
+    name.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    _ = withUnsafePointer(to: &name) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    let bytes = Array("GET \(path) HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8)
+    _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+    var answer: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 65_536)
+    while true {
+      let count = recv(descriptor, &buffer, buffer.count, 0)
+      if count <= 0 { return String(decoding: answer, as: UTF8.self) }
+      answer += buffer[..<count]
+    }
+  }
+}
