@@ -43,7 +43,8 @@ final class Lightpath: Deployment {
       text +=
         "\n[[relay]]\nname = \"site\(node.site)\"\n" + (try keygen([path(node.site, "key")]))
         + "addresses = [\"\(Emulator.text(node.site)):\(Lightpath.port)\"]\nposition = [50.0, \(8 + 10 * node.site)]\n"
-        + "[[relay.node]]\np2p = \"127.0.0.1:\(node.localPort)\"\n"
+        // The share that only the origin has is what is measured: it shall not go ahead of the block.
+        + "relay_transactions = false\n" + "[[relay.node]]\np2p = \"127.0.0.1:\(node.localPort)\"\n"
     }
     for (a, b) in shape.links { text += "\n[[link]]\nbetween = [\"site\(a)\", \"site\(b)\"]\n" }
     let topology = folder.appending(path: "topology.toml").path

@@ -99,10 +99,11 @@ import Testing
     near(stage("verify"), 0.75, "verify")
     near(stage("write"), 0.5, "write")
     #expect(stage("tip") == nil)
-    #expect(report.lead.blocks == 2 && report.lead.wins == 1 && report.lead.winPercent == 50)
+    // Block 1 was found here, so its public announcement, 79 ms later, says nothing about the overlay.
+    #expect(report.lead.blocks == 1 && report.lead.wins == 0 && report.lead.winPercent == 0)
     near(report.lead.p1, -10, "worst lead")
-    near(report.lead.p99, 79, "best lead")
-    #expect(report.lead.histogram.reduce(0, +) == 2)
+    near(report.lead.p99, -10, "best lead")
+    #expect(report.lead.histogram.reduce(0, +) == 1)
     let link = try #require(report.links.first)
     near(link.lossPercent, 0.75, "loss")
     #expect(link.packets == 400 && link.series.count == 1)
@@ -119,7 +120,7 @@ import Testing
     let block = try #require(report.block)
     #expect(block.height == 1 && block.origin == "home" && block.arrivals.map(\.site) == ["home", "far"])
     #expect(block.arrivals[1].stations.first { $0.name == "written" }?.at == 52.5)
-    #expect(block.lead == 79)
+    #expect(block.lead == nil, "found here")
     let rows = report.csv(ofBlock: true).split(separator: "\n").map {
       $0.split(separator: ",", omittingEmptySubsequences: false)
     }

@@ -55,6 +55,37 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
 }
 
 @Suite struct ReadingTests {
+  @Test func whatStandsBesideARelayIsRead() throws {
+    let beside = """
+      pool = "127.0.0.1:3333"
+      relay_transactions = false
+      [[relay.watch]]
+      name = "far"
+      p2p = "198.51.100.7:8333"
+      [[relay.watch]]
+      p2p = "[2001:db8::7]:8333"
+
+      """
+    let good = file().replacingOccurrences(of: "position = [0, 0]\n", with: "position = [0, 0]\n" + beside)
+    let relay = try OverlayTopology(text: good).relays[0]
+    #expect(relay.pool == PeerAddress("127.0.0.1:3333") && !relay.relaysTransactions)
+    #expect(relay.watched.map(\.name) == ["far", "public1"])
+    #expect(relay.watched[1].p2p == PeerAddress("[2001:db8::7]:8333"))
+    let other = try OverlayTopology(text: good).relays[1]
+    #expect(other.pool == nil && other.relaysTransactions && other.watched.isEmpty)
+    for (old, new, needle) in [
+      ("\"127.0.0.1:3333\"", "\"pool.example:3333\"", "\"pool.example"),
+      ("relay_transactions = false", "relay_transactions = 17", "17\n[[relay.watch]]"),
+      ("p2p = \"198.51.100.7:8333\"", "peer = \"198.51.100.7:8333\"", "peer ="),
+      ("p2p = \"[2001", "name = \"far\"\np2p = \"[2001", "\"far\"\np2p = \"[2001"),
+    ] {
+      let broken = good.replacingOccurrences(of: old, with: new)
+      let found = mistakes(broken)
+      #expect(!found.isEmpty, "\(new)")
+      #expect(found.contains { $0.position == place(needle, in: broken) }, "\(new): \(found)")
+    }
+  }
+
   @Test func aGoodFileIsReadWhole() throws {
     let topology = try OverlayTopology(
       text: file(
