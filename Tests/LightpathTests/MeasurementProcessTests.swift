@@ -127,7 +127,8 @@ import Testing
         text += String(decoding: out.fileHandleForReading.availableData, as: UTF8.self)
         return text.components(separatedBy: clear).count > 2
       }, "twice a screen: \(text)")
-    process.terminate()
+    // A test's threads block SIGTERM, and children inherit that.
+    kill(process.processIdentifier, SIGKILL)
     process.waitUntilExit()
     #expect(text.contains("overlay test on regtest") && text.contains("bob"))
   }
