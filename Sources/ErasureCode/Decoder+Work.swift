@@ -53,6 +53,7 @@ extension Decoder {
   public mutating func work(_ budget: Int = Work.slice) -> WorkStatus {
     if isComplete { return .idle }
     var left = budget
+    defer { workDone += budget - left }
     while left > 0 {
       if spectrum.state == .building {
         if left < shape.groupTransformBlocks, left < budget { return .more }
@@ -148,21 +149,23 @@ extension Decoder {
     let missing = needed
     guard missing == 0 else { throw .needsMore(missing) }
     if spectrum.state != .building, isTransformOutdated() { beginTransform() }
-    while spectrum.state == .building { _ = spectrum.step(data.base) }
+    while spectrum.state == .building { workDone += spectrum.step(data.base) }
     if mustTransform {
       beginTransform()
-      while spectrum.state == .building { _ = spectrum.step(data.base) }
+      while spectrum.state == .building { workDone += spectrum.step(data.base) }
     }
     let count = coverage.mostUnknown()
     for slot in 0..<count where applied[slot] != Int32(late.count) {
       let x = Int(points[slot])
       if applied[slot] < 0 {
-        while !canMakeRow(x) { _ = spectrum.evaluate(x, large: count > 128) }
+        while !canMakeRow(x) { workDone += spectrum.evaluate(x, large: count > 128) }
       }
-      sync(slot)
+      workDone += sync(slot)
     }
-    solver.solve(
+    let work = solver.solve(
       shape, kernel, coverage, count: count, points: points, syndromes: syndromes.base, data: data.base)
+    workDone += work
+    workSolved += work
     solved = true
   }
 

@@ -16,6 +16,8 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
   var late: LateRanges
   /// Planar source rows of a small object.
   private var planar = AlignedBytes()
+  /// Work done since it was made, in the units of `Work`: what its calls cost, for who accounts for it.
+  public private(set) var workDone = 0
 
   /// - Throws: `ErasureError.wrongSize` unless `object` has exactly `shape.byteCount` bytes.
   public init(_ object: RawSpan, shape: ObjectShape, kernel: Kernel = .best) throws(ErasureError) {
@@ -97,21 +99,28 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
   public mutating func prepare(_ budget: Int = Work.slice) -> WorkStatus {
     var left = budget
     while spectrum.state == .building {
-      guard canStep(left, of: budget) else { return .more }
+      guard canStep(left, of: budget) else {
+        workDone += budget - left
+        return .more
+      }
       left -= spectrum.step(source.base)
     }
+    workDone += budget - left
     return .idle
   }
 
   /// Makes repair chunks `indexes` ready (and before them the transform), as far as `budget` goes. Only the first
-  /// few thousand of a long range stay ready.
+  /// few thousand of a long range stay ready. `large`: in batches of 256 from the start, for who needs most of one.
   /// - Throws: `ErasureError.indexOutOfRange`.
-  public mutating func prepare(_ indexes: Range<Int>, budget: Int = Work.slice) throws(ErasureError) -> WorkStatus {
+  public mutating func prepare(
+    _ indexes: Range<Int>, budget: Int = Work.slice, large: Bool = false
+  ) throws(ErasureError) -> WorkStatus {
     if indexes.isEmpty { return .idle }
     try check(indexes.lowerBound)
     try check(indexes.upperBound - 1)
     if shape.isDirect { return .idle }
     var left = budget
+    defer { workDone += budget - left }
     while spectrum.state == .building {
       guard canStep(left, of: budget) else { return .more }
       left -= spectrum.step(source.base)
@@ -124,7 +133,7 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
         continue
       }
       if left <= 0 { return .more }
-      left -= spectrum.evaluate(x)
+      left -= spectrum.evaluate(x, large: large)
     }
     return .idle
   }
@@ -162,19 +171,20 @@ public struct Encoder: ~Copyable, @unchecked Sendable {
     if shape.isDirect {
       let generator = Generator(bits: shape.bits)
       let blocks = shape.strips
+      workDone += blocks * shape.sourceCount
       kernel.ops.pointee.mul(out, planar.base, blocks, generator.entry(x, 0))
       for j in 1..<max(1, shape.sourceCount) {
         kernel.ops.pointee.muladd(out, planar.base + j * shape.chunkSize, blocks, generator.entry(x, j))
       }
       return
     }
-    while spectrum.state == .building { _ = spectrum.step(source.base) }
+    while spectrum.state == .building { workDone += spectrum.step(source.base) }
     if spectrum.state == .empty {
       out.update(repeating: 0, count: shape.chunkSize)
     } else {
-      while !spectrum.isReady(x) { _ = spectrum.evaluate(x) }
+      while !spectrum.isReady(x) { workDone += spectrum.evaluate(x) }
       spectrum.copy(x, to: out)
     }
-    _ = late.add(from: 0, source.base, shape, kernel, x: x, to: out)
+    workDone += late.add(from: 0, source.base, shape, kernel, x: x, to: out).blocks
   }
 }

@@ -1,4 +1,5 @@
 import CKernels
+import Synchronization
 
 /// An implementation of the block arithmetic. All give the same bytes; `best` is the fastest that this CPU runs.
 public struct Kernel: @unchecked Sendable, CustomStringConvertible {
@@ -52,16 +53,22 @@ package struct AlignedBytes: ~Copyable {
     base = Self.allocate(count)
   }
 
-  deinit { UnsafeMutableRawPointer(base).deallocate() }
+  deinit { Self.deallocate(base, count) }
 
   private static func allocate(_ count: Int) -> UnsafeMutablePointer<UInt8> {
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: max(count, 64), alignment: 64)
-    return memory.bindMemory(to: UInt8.self, capacity: max(count, 64))
+    let bytes = LargePieces.rounded(max(count, 64))
+    let memory = LargePieces.take(bytes) ?? UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+    return memory.bindMemory(to: UInt8.self, capacity: bytes)
+  }
+
+  private static func deallocate(_ base: UnsafeMutablePointer<UInt8>, _ count: Int) {
+    let memory = UnsafeMutableRawPointer(base)
+    if !LargePieces.give(memory, LargePieces.rounded(max(count, 64))) { memory.deallocate() }
   }
 
   package mutating func reserve(_ wanted: Int) {
     if wanted <= count { return }
-    UnsafeMutableRawPointer(base).deallocate()
+    Self.deallocate(base, count)
     base = Self.allocate(wanted)
     count = wanted
   }
@@ -72,5 +79,53 @@ package struct AlignedBytes: ~Copyable {
 
   @inline(__always) package func bound<T: BitwiseCopyable>(to type: T.Type) -> UnsafeMutablePointer<T> {
     UnsafeMutableRawPointer(base).assumingMemoryBound(to: type)
+  }
+}
+
+/// Large pieces of memory that were given back, kept to be used again: the kernel hands out fresh memory page by page and
+/// zeroes each page at its first touch, which for an object of a block's size takes as long as coding it. At most 64
+/// pieces and 64 MB; what exceeds that goes back to the system. Any thread.
+enum LargePieces {
+  static let bytesLeast = 64 << 10
+  static let bytesMost = 64 << 20
+
+  private struct Kept: @unchecked Sendable {
+    var pieces: [(memory: UnsafeMutableRawPointer, bytes: Int)] = []
+    var bytes = 0
+
+    /// A pointer on its way through the lock.
+    struct Piece: @unchecked Sendable {
+      let memory: UnsafeMutableRawPointer
+      init(_ memory: UnsafeMutableRawPointer) { self.memory = memory }
+    }
+  }
+  private static let kept = Mutex(Kept())
+
+  /// Sizes of pieces: an eighth of a power of two apart, so that objects of about one size fit each other's.
+  static func rounded(_ bytes: Int) -> Int {
+    if bytes < bytesLeast { return bytes }
+    let step = 1 << (Int.bitWidth - bytes.leadingZeroBitCount - 4)
+    return (bytes + step - 1) / step * step
+  }
+
+  static func take(_ bytes: Int) -> UnsafeMutableRawPointer? {
+    if bytes < bytesLeast { return nil }
+    return kept.withLock { kept -> Kept.Piece? in
+      guard let index = kept.pieces.lastIndex(where: { $0.bytes == bytes }) else { return nil }
+      kept.bytes -= bytes
+      return Kept.Piece(kept.pieces.remove(at: index).memory)
+    }?.memory
+  }
+
+  /// False when it isn't kept, and is the caller's to free.
+  static func give(_ memory: UnsafeMutableRawPointer, _ bytes: Int) -> Bool {
+    if bytes < bytesLeast { return false }
+    let piece = Kept.Piece(memory)
+    return kept.withLock { kept in
+      if kept.bytes + bytes > bytesMost || kept.pieces.count == 64 { return false }
+      kept.pieces.append((piece.memory, bytes))
+      kept.bytes += bytes
+      return true
+    }
   }
 }

@@ -1,12 +1,13 @@
 import CKernels
 
 extension Solver {
-  /// `count` syndromes at `points`, one for each chunk-sized row; xors the unknown symbols onto `data`.
+  /// `count` syndromes at `points`, one for each chunk-sized row; xors the unknown symbols onto `data`. Returns the work
+  /// done.
   mutating func solve(
     _ shape: ObjectShape, _ kernel: Kernel, _ coverage: borrowing Coverage, count: Int,
     points: UnsafePointer<UInt32>, syndromes: UnsafePointer<UInt8>, data: UnsafeMutablePointer<UInt8>
-  ) {
-    if !isPlanned { _ = plan(shape, coverage) }
+  ) -> Int {
+    var work = isPlanned ? 0 : plan(shape, coverage)
     let cosets = cosetChanges(shape, count, points)
     var direct = 0
     for t in touched { direct += Int(t.last - t.first) * count }
@@ -19,8 +20,9 @@ extension Solver {
       if isScaled(i) {
         let row = scaled.base + i * shape.chunkSize
         kernel.ops.pointee.mul(row, row, shape.strips, field.exp[Int(pointTerm[i])])
+        work += shape.strips
       } else {
-        _ = scaleRow(
+        work += scaleRow(
           i, Int(points[i]), syndromes + i * shape.chunkSize, shape, kernel, extra: pointTerm[i])
       }
     }
@@ -32,6 +34,9 @@ extension Solver {
     writeUnknowns(shape, kernel, coverage, data)
     // The rows have their R in them now.
     forget()
+    // Factors by pairs of points cost about a quarter of a block each; then the sum, and two passes over the outputs.
+    let factors = byConvolution ? shape.points * 16 : count * (count + touched.count) / 4
+    return work + factors + (byTransform ? transformed : direct) + 2 * shape.strips * touched.count
   }
 
   /// No less than the number of cosets that the points lie in; equal when they are in order.

@@ -80,6 +80,10 @@ package struct Spectrum: ~Copyable {
   /// Transforms one strip of the source rows. Returns the work done.
   mutating func step(_ source: UnsafePointer<UInt8>) -> Int {
     let base = coefficients.base + strip * rows * 64
+    if strip + 1 < shape.strips {
+      // A strip is one line of each row: no pattern that the processor fetches ahead by itself.
+      for row in 0..<shape.sourceCount { lp_prefetch(source + (strip + 1) * 64 + row * shape.chunkSize) }
+    }
     kernel.ops.pointee.split(base, 64, source + strip * 64, shape.chunkSize, shape.sourceCount)
     let size = 1 << largestBits
     for group in stride(from: 0, to: shape.sourceCount, by: size) {
@@ -108,7 +112,7 @@ package struct Spectrum: ~Copyable {
     return batches[slot].strips == shape.strips
   }
 
-  /// Works on the batch that holds point `x`: one strip, more only if `whole`. Returns the work done.
+  /// Works on the batch that holds point `x`: one strip. Returns the work done.
   ///
   /// The first batch of a run of indexes is small, to be there soon; where the run goes on, batches are large, which
   /// cost 0.3 to 0.4 times as much per row. A run is known by its preceding point being in a batch already.
