@@ -68,7 +68,7 @@ public struct TransactionMessage: ~Escapable {
 
   /// The first eight bytes of the wtxid.
   public var wtxid8: UInt64
-  /// Bytes of the whole transaction, 60 to 400,000.
+  /// Bytes of the whole transaction, 51 to 400,000.
   public var total: UInt32
   /// A multiple of 1,144.
   public var offset: UInt32

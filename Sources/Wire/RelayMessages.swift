@@ -57,8 +57,8 @@ public enum RelayLimits {
   public static let headerBytes = 80
   /// Bitcoin's weight limit: no serialised block is longer.
   public static let bodyBytes = 4_000_000
-  /// A transaction takes at least 60 bytes without witness.
-  public static let transactionBytesMin = 60
+  /// The least that parses as a transaction: one input, no output.
+  public static let transactionBytesMin = 51
   public static let statusRows = 64
   public static let locatorHashes = 32
   public static let headersPerMessage = 14
