@@ -75,6 +75,8 @@ public struct BodyCheck: Sendable {
   }
   private var phase = Phase.hashing
   private let kernel: SHA256.Kernel
+  /// Bytes of plain hashing that the calls so far were worth.
+  public private(set) var bytesHashed = 0
 
   public init(_ block: ParsedBlock, rules: BodyRules, kernel: SHA256.Kernel = .best) {
     self.block = block
@@ -86,6 +88,7 @@ public struct BodyCheck: Sendable {
   @discardableResult
   public mutating func advance(in bytes: RawSpan, budget: Int = .max) -> BodyVerdict? {
     var left = budget
+    defer { bytesHashed += budget - left }
     while verdict == nil && left > 0 {
       switch phase {
       case .hashing:

@@ -90,6 +90,8 @@ struct BlockState: ~Copyable {
   var learned = 0
   /// A slice of work is due.
   var hasWork = false
+  /// Found here, its sketch going out; neither HAVE nor the body's budgets have been seen to yet.
+  var isFresh = false
 
   init(
     hash: Hash256, headerBytes: HeaderBytes, header: BlockHeader, height: Int, chainWork: UInt256, bodyBytes: Int,

@@ -24,6 +24,8 @@ struct Lane {
   var isStopped = false
   /// Only chunks that it can't have from elsewhere: repair chunks of the log, or our own.
   var isSpare = false
+  /// What is sent unasked waits until the block is whole here.
+  var isHeld = false
   var sent: UInt32 = 0
 
   // MARK: From the neighbour
@@ -43,7 +45,7 @@ struct Lane {
 
   /// Something is due to the neighbour.
   @inline(__always)
-  var isDue: Bool { !isStopped && (asked > 0 || budget > 0) }
+  var isDue: Bool { !isStopped && (asked > 0 || budget > 0 && !isHeld) }
 
   /// Chunks still to be sent, asked for or not, as packets tell.
   @inline(__always)

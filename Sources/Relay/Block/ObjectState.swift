@@ -53,11 +53,11 @@ struct ObjectState: ~Copyable {
     firstRun = ObjectState.firstRun(shape, ownKey)
   }
 
-  /// Where a relay's own repair indexes begin: drawn from its key, aligned to four runs.
+  /// Where a relay's own repair indexes begin: drawn from its key, aligned to the eight runs of a large batch.
   private static func firstRun(_ shape: ObjectShape, _ key: UInt32) -> UInt32 {
     let runs = UInt32(shape.repairCount) / runLength
     let mixed = UInt64(key) &* 0x9E37_79B9_7F4A_7C15
-    return UInt32(truncatingIfNeeded: (mixed >> 32).multipliedFullWidth(by: UInt64(runs) << 32).high) & ~3
+    return UInt32(truncatingIfNeeded: (mixed >> 32).multipliedFullWidth(by: UInt64(runs) << 32).high) & ~7
   }
 
   /// The object's bytes as they lie in its encoder or decoder (zeros where unknown); valid until either changes hands.
@@ -77,6 +77,26 @@ struct ObjectState: ~Copyable {
     switch encoder {
     case .some(let encoder): return try? encoder.sourceChunk(index).withUnsafeBytes { $0.baseAddress }
     case .none: return nil
+    }
+  }
+
+  /// Work that its encoder, or its decoder, has done so far.
+  var workDone: Int {
+    switch encoder {
+    case .some(let encoder): return encoder.workDone
+    case .none: break
+    }
+    switch decoder {
+    case .some(let decoder): return decoder.workDone
+    case .none: return 0
+    }
+  }
+
+  /// Of its decoder's work, the solving at the end.
+  var workSolved: Int {
+    switch decoder {
+    case .some(let decoder): return decoder.workSolved
+    case .none: return 0
     }
   }
 

@@ -59,6 +59,8 @@ public struct RedundancyController: Sendable {
   static let packetsMin = 64
   static let cacheMax = 16
   static let blocksMax = 16
+  /// What the cache is filed under when it holds the latest block's figures for one whose sizes aren't known yet.
+  static let latestBlock: UInt64 = 0
 
   private struct Link: Sendable {
     var loss = ReportedLoss()
@@ -118,6 +120,7 @@ public struct RedundancyController: Sendable {
   /// The sizes of a block that is now known: HAVE messages for it can be understood. Once a block.
   public mutating func note(_ profile: BlockProfile, of block: UInt64) {
     latest = profile
+    if cacheBlock == Self.latestBlock { cache.removeAll(keepingCapacity: true) }
     if blocks.contains(where: { $0.id == block }) { return }
     if blocks.count < Self.blocksMax {
       blocks.append((block, profile.counts))
@@ -181,6 +184,13 @@ public struct RedundancyController: Sendable {
     return budget(i, needed: needed, chunkCount: profile.chunkCount, sketchChunks: sketchChunks, cold: cold, role: role)
   }
 
+  /// The sketch's part of a budget.
+  public func sketchBudget(for link: LinkID, sketchChunks: Int, role: SenderRole) -> Int {
+    let loss = links[Int(link.index)].loss.loss.prudent
+    let packets = LossTail.packets(delivering: sketchChunks, loss: loss, risk: receiverRisk * 0.2)
+    return role == .spare ? packets - sketchChunks : packets
+  }
+
   /// The budget before this block's sizes are known here (its sketch is not decoded yet): as the latest block's, in
   /// proportion to the bytes; a quarter of the body before there was any.
   public mutating func provisionalBudget(
@@ -192,7 +202,7 @@ public struct RedundancyController: Sendable {
     var needed = chunkCount
     if !cold {
       if let latest, latest.bodyBytes > 0 {
-        let chunks = latest.chunksNeeded(prediction(for: link), risk: receiverRisk / 2, scratch: &scratch)
+        let chunks = chunksNeeded(prediction(for: link), block: Self.latestBlock, profile: latest)
         let ratio = Double(bodyBytes) / Double(latest.bodyBytes)
         needed = min(chunkCount, Int((Double(chunks) * max(ratio, 0.25)).rounded(.up)))
       } else {
@@ -206,11 +216,11 @@ public struct RedundancyController: Sendable {
     _ i: Int, needed: Int, chunkCount: Int, sketchChunks: Int, cold: Bool, role: SenderRole
   ) -> SendBudget {
     let loss = links[i].loss.loss.prudent
-    let sketch = LossTail.packets(delivering: sketchChunks, loss: loss, risk: receiverRisk * 0.2)
+    let sketch = sketchBudget(for: LinkID(UInt16(i)), sketchChunks: sketchChunks, role: role)
     let body = LossTail.packets(delivering: needed, loss: loss, risk: receiverRisk * 0.3)
     switch role {
     case .spare:
-      return SendBudget(sketch: sketch - sketchChunks, body: body - needed, source: false)
+      return SendBudget(sketch: sketch, body: body - needed, source: false)
     case .primary:
       return SendBudget(sketch: sketch, body: cold ? body : min(body, cap(links[i].rate)), source: cold)
     }

@@ -7,10 +7,30 @@ import Wire
 // Between blocks: headers, blocks that were missed, transactions. Nothing here stands in a new block's way.
 
 extension RelayCore {
-  /// How much of a block's transactions this relay says it can be expected to have.
+  /// How much of a block's transactions this relay says it can be expected to have. A store that holds something may
+  /// still be of no use: what the last block showed counts, until the store has grown to a multiple.
   var ownReadiness: Readiness {
-    statedReadiness ?? (store.counts(.node).transactions + store.counts(.side).transactions == 0 ? .cold : .inStep)
+    if let statedReadiness { return statedReadiness }
+    let held = store.counts(.node).transactions
+    if held + store.counts(.side).transactions == 0 { return .cold }
+    if let most = coldBelow, held < most { return .cold }
+    return .inStep
   }
+
+  /// A block came in of which the mempool had hardly anything, or enough.
+  mutating func noteReadiness(_ slot: Int) {
+    let block = blocks[slot]
+    if block.pointee.report.isSubmitted || block.pointee.isCatchUp || block.pointee.assembly.sketch == nil { return }
+    let known = block.pointee.assembly.matchedCount
+    if known * 2 >= block.pointee.transactionCount {
+      coldBelow = nil
+    } else if block.pointee.transactionCount >= RelayCore.tellingTransactions {
+      coldBelow = 2 * store.counts(.node).transactions + 500
+    }
+  }
+
+  /// Smaller blocks say nothing about a mempool.
+  static let tellingTransactions = 50
 
   /// The owner knows better: the bridge is still filling the store, or there is no node.
   public mutating func setReadiness(

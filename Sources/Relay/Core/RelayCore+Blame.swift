@@ -61,7 +61,7 @@ extension RelayCore {
     guard (try? object.pointee.encoder!.writeRepair(Int(chunk.index - sourceCount), into: &out)) != nil else {
       return false
     }
-    counters.bytesEncoded += UInt64(size)
+    counters.workEncoded += UInt64(object.pointee.shape.chunkSize / 64)
     return !held.elementsEqual(UnsafeRawBufferPointer(start: scratch, count: size))
   }
 

@@ -52,7 +52,7 @@ extension RelayCore {
       }
       return
     }
-    if object.pointee.isWhole || dropsEarly(block, objectSlot) {
+    if object.pointee.isWhole || dropsEarly(block, objectSlot) || isBeyondNeed(slot, objectSlot) {
       useless(block, lane)
       return
     }
@@ -82,6 +82,13 @@ extension RelayCore {
     counters.chunksDuplicate += 1
   }
 
+  /// The body can be solved, and nobody waits for chunks through here: the last checks go before one more.
+  private func isBeyondNeed(_ slot: Int, _ objectSlot: Int) -> Bool {
+    let block = blocks[slot]
+    return objectSlot == BlockState.bodySlot && block.pointee.stage == .checking && block.pointee.repair.step == .none
+      && !hasForwardees(slot)
+  }
+
   /// As FIBRE does: body chunks that come before the sketch is decoded are thrown away.
   private func dropsEarly(_ block: UnsafeMutablePointer<BlockState>, _ objectSlot: Int) -> Bool {
     configuration.redundancy == .fibreLike && objectSlot == BlockState.bodySlot
@@ -93,7 +100,8 @@ extension RelayCore {
     _ index: UInt32, _ bytes: RawSpan, _ object: UnsafeMutablePointer<ObjectState>, _ from: Arrival
   ) -> Bool {
     guard object.pointee.decoder != nil else { return false }
-    counters.bytesDecoded += UInt64(bytes.byteCount)
+    let before = object.pointee.workDone
+    defer { counters.workDecoded += UInt64(object.pointee.workDone - before) }
     do throws(ErasureError) {
       if index < UInt32(object.pointee.sourceCount) {
         try object.pointee.decoder!.addSource(Int(index), bytes)
@@ -138,10 +146,12 @@ extension RelayCore {
   ) {
     let block = blocks[slot]
     let object = block.pointee.object(objectSlot)
+    let before = object.pointee.workDone
     do throws(ErasureError) { try object.pointee.decoder!.finish() } catch { return }
+    counters.workSolved += UInt64(object.pointee.workSolved)
+    counters.workDecoded += UInt64(object.pointee.workDone - before)
     let bytes = object.pointee.bytes.bytes
     counters.bytesHashed += UInt64(bytes.byteCount)
-    counters.bytesDecoded += UInt64(bytes.byteCount)
     let digest = SHA256.hash(bytes)
     guard UInt32(truncatingIfNeeded: digest.w0) == object.pointee.sketchID else {
       sketchFailed(slot, objectSlot, from.now, into: &sink)

@@ -25,20 +25,44 @@ extension RelayCore {
       RelayEvent(
         .verified, at: now, block: block.pointee.hash, a: block.pointee.report.isSubmitted ? 1 : 0))
     done.insert(block.pointee.hash)
+    noteReadiness(slot)
     block.pointee.nextAsk = .never
-    var peers = upLinks
-    while let peer = peers.popFirst() { sendHave(slot, to: peer, now: now, into: &sink) }
+    // A block found here goes out first: its packets say that it is whole.
+    if !block.pointee.report.isSubmitted { sendHaves(slot, now: now, into: &sink) }
     if block.pointee.sketchDecoded < 0 { makeSketch(slot, explicit: []) }
     if block.pointee.sketchSent != block.pointee.sketchDecoded { switchSketch(slot, now: now) }
+    if !block.pointee.report.isSubmitted { noteProfile(slot) }
     openLanes(slot, now: now)
+    releaseSpares(slot)
+    if block.pointee.report.isSubmitted {
+      block.pointee.isFresh = true
+      pump(slot, now: now, into: &sink)
+    }
     if block.pointee.report.failedChecks > 0 { block.pointee.repair.nextBlame = 0 }
     dropRivals(of: slot, now: now, into: &sink)
     answerBlames(slot, now: now, into: &sink)
     keepBounds(now: now)
     tipCompleted(slot, now: now, into: &sink)
     guard blocks.isPresent(slot) else { return }
-    pump(slot, now: now, into: &sink)
+    if !blocks[slot].pointee.report.isSubmitted { pump(slot, now: now, into: &sink) }
     addWork(slot)
+  }
+
+  /// The first packets of a block found here are on their way: everyone is told that it is whole, and the body's budgets
+  /// are reckoned.
+  mutating func announceFresh(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    for position in 0..<blocks.count {
+      let slot = blocks.slot(at: position)
+      if !blocks[slot].pointee.isFresh { continue }
+      blocks[slot].pointee.isFresh = false
+      sendHaves(slot, now: now, into: &sink)
+      noteProfile(slot)
+    }
+  }
+
+  private mutating func sendHaves(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    var peers = upLinks
+    while let peer = peers.popFirst() { sendHave(slot, to: peer, now: now, into: &sink) }
   }
 
   /// The sketch that was sent on can't be completed here; from now on the one that is whole is sent.
@@ -105,20 +129,25 @@ extension RelayCore {
       findWrongChunks(slot, now: now, into: &sink)
       return true
     }
+    announceFresh(now: now, into: &sink)
     if !block.pointee.isSettled {
       for step in [block.pointee.sketchDecoded, BlockState.txidsSlot, BlockState.wtxidsSlot, BlockState.bodySlot]
       where block.pointee.has(step) {
         let object = block.pointee.object(step)
         guard object.pointee.encoder != nil else { continue }
         var peers = block.pointee.opened & upLinks
+        // Neighbours' runs lie side by side: one large batch serves eight at the price of two small ones.
+        let isLarge = peers.count > 2
         while let peer = peers.popFirst() {
           let lane = object.pointee.lanes[peer]
           if !lane.pointee.isDue { continue }
           let first = object.pointee.peekRepair(for: lane)
           let status = try? object.pointee.encoder!.prepare(first..<first + 1, budget: 0)
           if status == .idle { continue }
-          let more = try? object.pointee.encoder!.prepare(first..<first + 1, budget: Work.slice)
-          counters.bytesEncoded += UInt64(Work.slice * 64)
+          let before = object.pointee.workDone
+          let more = try? object.pointee.encoder!.prepare(
+            first..<first + 1, budget: Work.slice, large: isLarge)
+          counters.workEncoded += UInt64(object.pointee.workDone - before)
           if more == .idle { pump(slot, now: now, into: &sink) }
           return true
         }
@@ -141,6 +170,7 @@ extension RelayCore {
     let range = block.pointee.learned..<end
     let object = block.pointee.object(BlockState.bodySlot)
     store.confirm(range, of: parsed, in: object.pointee.bytes.bytes)
+    counters.transactionsLearned += UInt64(range.count)
     block.pointee.learned = end
     if end == block.pointee.transactionCount {
       block.pointee.assembly.reset()
@@ -155,6 +185,7 @@ extension RelayCore {
   mutating func settle(_ slot: Int) {
     let block = blocks[slot]
     guard block.pointee.isComplete, !block.pointee.isSettled, block.pointee.has(BlockState.bodySlot) else { return }
+    counters.bytesSettled += UInt64(block.pointee.bodyBytes)
     block.pointee.kept = withBodyBytes(slot) { bytes in bytes.withUnsafeBytes { [UInt8]($0) } }
     block.pointee.isSettled = true
     block.pointee.dropAll(&pool)

@@ -176,6 +176,7 @@ extension RelayCore {
     block.put(
       ObjectState(kind: .body, shape: body, decoder: decoders.take(body), ownKey: ownKey), in: BlockState.bodySlot)
     blocks.insert(block, at: slot)
+    counters.blocksOpened += 1
     return slot
   }
 

@@ -298,6 +298,7 @@ extension RelayCore {
       let everyone = (upLinks - block.pointee.has).isEmpty
       if block.pointee.completeAt + (everyone ? .seconds(3) : RelayCore.settleAfter) < now { settle(slot) }
     }
+    releaseLateSpares(now: now, into: &sink)
     tickBackground(now: now, into: &sink)
   }
 }

@@ -41,6 +41,7 @@ extension RelayCore {
     }
     let role = map.role(for: block.pointee.maker, to: peer)
     let budget: SendBudget
+    counters.budgets += 1
     if let profile = block.pointee.profile {
       budget = controller.budget(
         for: peer, block: block.pointee.id8, profile: profile, sketchChunks: sketchChunks, role: role)
@@ -51,6 +52,15 @@ extension RelayCore {
     }
     return UnaskedBudget(
       sketch: budget.sketch, body: budget.body, source: budget.source, isSpare: role == .spare)
+  }
+
+  /// Of the sketch alone, which takes no knowledge of the block's sizes.
+  mutating func sketchBudget(_ slot: Int, for peer: LinkID) -> UnaskedBudget {
+    let block = blocks[slot]
+    let role = map.role(for: block.pointee.maker, to: peer)
+    let chunks = block.pointee.object(block.pointee.sketchSent).pointee.sourceCount
+    let sketch = controller.sketchBudget(for: peer, sketchChunks: chunks, role: role)
+    return UnaskedBudget(sketch: sketch, body: 0, source: false, isSpare: role == .spare)
   }
 
   /// The block's sizes are known now: budgets that were guessed are set right.
@@ -76,9 +86,16 @@ extension RelayCore {
     var peers = block.pointee.opened
     while let peer = peers.popFirst() {
       let lane = block.pointee.object(BlockState.bodySlot).pointee.lanes[peer]
-      if lane.pointee.isStopped || lane.pointee.asked > 0 { continue }
+      if lane.pointee.isStopped || lane.pointee.asked > 0 || lane.pointee.isHeld { continue }
       let budget = sendBudget(slot, for: peer)
       lane.pointee.budget = Int32(clamping: max(0, budget.body - Int(lane.pointee.sent)))
+      lane.pointee.wantsSource = lane.pointee.wantsSource || budget.source
+      lane.pointee.isSpare = budget.isSpare
+      if lane.pointee.budget > 0 {
+        link(peer).pointee.due |= 1 << UInt64(slot)
+        pumpAgain.insert(peer)
+        workDue = true
+      }
     }
   }
 

@@ -6,8 +6,10 @@ import Wire
 extension RelayCore {
   /// Where in `scratch` packets are written; before it there is room for a chunk.
   static let templateOffset = 2_048
-  /// Datagrams that one pass over the links may seal before it lets other work go on: about 100 µs.
-  static let pumpMost = 64
+  /// Datagrams that one pass over the links may seal before they leave and other work goes on: about 30 µs.
+  static let pumpMost = 16
+  /// A block that isn't whole here after this long goes to those owed only spare packets as far as it came.
+  static let spareWait = Interval.milliseconds(20 as Int64)
 
   // MARK: What is owed
 
@@ -22,9 +24,20 @@ extension RelayCore {
       // Who made it, or says that it has it, is owed nothing.
       if link(peer).pointee.key4 == block.pointee.maker || block.pointee.wholes.contains(peer) { continue }
       block.pointee.opened.insert(peer)
-      let budget = sendBudget(slot, for: peer)
       let lane = body.pointee.lanes[peer]
       lane.pointee.isOpen = true
+      if waitsAsSpare(slot, peer) {
+        // Its budget is reckoned when it is let go.
+        lane.pointee.isSpare = true
+        lane.pointee.isHeld = true
+        continue
+      }
+      if isJustSubmitted(slot) {
+        // The sketch goes first; the body's budget takes the block's sizes, which are gone through after that.
+        openSketchLane(slot, peer, sketchBudget(slot, for: peer))
+        continue
+      }
+      let budget = sendBudget(slot, for: peer)
       lane.pointee.budget = Int32(clamping: budget.body)
       lane.pointee.wantsSource = lane.pointee.wantsSource || budget.source
       lane.pointee.isSpare = budget.isSpare
@@ -33,11 +46,28 @@ extension RelayCore {
     }
   }
 
+  /// Who gets the block from elsewhere is sent what is spare once it is whole here: until then this relay's time is better
+  /// spent on that.
+  private mutating func waitsAsSpare(_ slot: Int, _ peer: LinkID) -> Bool {
+    let block = blocks[slot]
+    return !block.pointee.isComplete && configuration.redundancy == .adaptive
+      && map.role(for: block.pointee.maker, to: peer) == .spare
+  }
+
+  private func isJustSubmitted(_ slot: Int) -> Bool {
+    let block = blocks[slot]
+    return block.pointee.report.isSubmitted && block.pointee.profile == nil && configuration.redundancy == .adaptive
+      && block.pointee.has(block.pointee.sketchSent)
+  }
+
   /// A sketch is there to be sent: the lanes opened before get their budget of it.
   mutating func openSketchLanes(_ slot: Int, now: Instant) {
     let block = blocks[slot]
     var peers = block.pointee.opened
-    while let peer = peers.popFirst() { openSketchLane(slot, peer, sendBudget(slot, for: peer)) }
+    while let peer = peers.popFirst() {
+      if block.pointee.object(BlockState.bodySlot).pointee.lanes[peer].pointee.isHeld { continue }
+      openSketchLane(slot, peer, sendBudget(slot, for: peer))
+    }
   }
 
   private mutating func openSketchLane(_ slot: Int, _ peer: LinkID, _ budget: UnaskedBudget) {
@@ -49,6 +79,45 @@ extension RelayCore {
     lane.pointee.isSpare = budget.isSpare
     lane.pointee.wantsSource = !budget.isSpare
     link(peer).pointee.due |= 1 << UInt64(slot)
+  }
+
+  /// Lets go what is spare: the block is whole here, or takes too long.
+  mutating func releaseSpares(_ slot: Int) {
+    let block = blocks[slot]
+    var peers = block.pointee.opened
+    while let peer = peers.popFirst() {
+      let lane = block.pointee.object(BlockState.bodySlot).pointee.lanes[peer]
+      if !lane.pointee.isHeld { continue }
+      lane.pointee.isHeld = false
+      if lane.pointee.isStopped || lane.pointee.asked > 0 { continue }
+      let budget = sendBudget(slot, for: peer)
+      lane.pointee.budget = Int32(clamping: max(0, budget.body - Int(lane.pointee.sent)))
+      lane.pointee.isSpare = budget.isSpare
+      link(peer).pointee.due |= 1 << UInt64(slot)
+      if block.pointee.has(block.pointee.sketchSent) { openSketchLane(slot, peer, budget) }
+    }
+  }
+
+  /// Spare packets of blocks that are not whole here in time.
+  mutating func releaseLateSpares(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    for position in 0..<blocks.count {
+      let slot = blocks.slot(at: position)
+      let block = blocks[slot]
+      if block.pointee.isComplete || block.pointee.opened.isEmpty { continue }
+      if block.pointee.report.gatePassed + RelayCore.spareWait > now { continue }
+      releaseSpares(slot)
+      pump(slot, now: now, into: &sink)
+    }
+  }
+
+  /// Someone is sent the block through here before it is whole.
+  func hasForwardees(_ slot: Int) -> Bool {
+    var peers = blocks[slot].pointee.opened & upLinks
+    let body = blocks[slot].pointee.object(BlockState.bodySlot)
+    while let peer = peers.popFirst() {
+      if !body.pointee.lanes[peer].pointee.isHeld { return true }
+    }
+    return false
   }
 
   // MARK: Sending
@@ -217,7 +286,9 @@ extension RelayCore {
     }
     var out = MutableRawSpan(
       _unsafeBytes: UnsafeMutableRawBufferPointer(start: scratch, count: object.pointee.shape.chunkSize))
+    let before = object.pointee.workDone
     guard (try? object.pointee.encoder!.writeRepair(index, into: &out)) != nil else { return false }
+    counters.workEncoded += UInt64(object.pointee.workDone - before)
     if !emit(
       slot, objectSlot, lane, index: sourceCount + UInt32(index), maker: self.ownKey, bytes: UnsafeRawPointer(scratch),
       to: peer, isNewest: isNewest, now: now, into: &sink)
@@ -250,7 +321,11 @@ extension RelayCore {
     let template = scratch + RelayCore.templateOffset
     let count: Int
     if object.pointee.kind == .sketch {
-      let moreBody = block.pointee.object(BlockState.bodySlot).pointee.lanes[peer].pointee.more
+      let body = block.pointee.object(BlockState.bodySlot)
+      // While the body's budget isn't reckoned: enough to come. The next packets say how much.
+      let moreBody =
+        block.pointee.isFresh
+        ? UInt16(clamping: body.pointee.sourceCount) : body.pointee.lanes[peer].pointee.more
       let start = min(block.pointee.report.firstPacket, now)
       let age = UInt32(clamping: (now - start).nanoseconds / 1_000)
       count = SketchMessage.encodedBytes

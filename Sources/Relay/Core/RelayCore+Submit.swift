@@ -60,6 +60,8 @@ extension RelayCore {
       acceptance = try chain.accept(header, now: unixTime(now), vouched: isTrustworthy)
     } catch { throw .header(error) }
     counters.blocksSubmitted += 1
+    counters.blocksOpened += 1
+    if parsed == nil { counters.transactionsChecked += UInt64(structure.transactions.count) }
 
     var chunkBytes = RelayLimits.chunkBytes
     var wholes = LinkSet.none
@@ -105,7 +107,6 @@ extension RelayCore {
     if let checked = block.pointee.assembly.check?.block { block.pointee.parsed = checked }
     block.pointee.report.knownBytes = block.pointee.bodyBytes
     makeSketch(slot, explicit: block.pointee.explicit)
-    noteProfile(slot)
     block.pointee.sketchSent = block.pointee.sketchDecoded
     complete(slot, now: now, into: &sink)
   }

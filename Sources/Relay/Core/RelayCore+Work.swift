@@ -9,7 +9,9 @@ import Wire
 extension RelayCore {
   /// Bytes that one slice copies out of the mempool, hashes, or parses.
   static let copySlice = 256 << 10
-  static let hashSlice = 96 << 10
+  static let hashSlice = 192 << 10
+  /// The decoder prepares for what is to come when it lacks no more chunks than this.
+  static let preparedMost = 128
   /// Transactions that one slice adds to the mempool.
   static let learnSlice = 100
 
@@ -25,6 +27,12 @@ extension RelayCore {
       let links = pumpAgain & upLinks
       pumpAgain = .none
       pumpLinks(links, now: now, into: &sink)
+      announceFresh(now: now, into: &sink)
+      // What is ready to leave goes before what makes more of it; a block on its way in waits for neither.
+      if !pumpAgain.isEmpty && !isPuttingTogether {
+        lookAtTouched(now: now, into: &sink)
+        return
+      }
     }
     var worked = false
     var position = 0
@@ -57,10 +65,19 @@ extension RelayCore {
     }
     if !worked && !isIndexReady {
       isIndexReady = store.advanceShortIDs()
-      counters.idsComputed += 2_000
+      counters.idsComputed += 1_500
       if !isIndexReady { workDue = true }
     }
     if !worked && isIndexReady && decoders.refill(sketchBytes: 64 << 10, bodyBytes: 2_000_000) { workDue = true }
+  }
+
+  /// Work is due on a block that is not whole here.
+  private var isPuttingTogether: Bool {
+    for position in 0..<blocks.count {
+      let block = blocks[blocks.slot(at: position)]
+      if block.pointee.hasWork && block.pointee.isIncoming { return true }
+    }
+    return false
   }
 
   /// One slice of a block's work; true when there is more to do at once.
@@ -99,7 +116,8 @@ extension RelayCore {
     for index in 0..<matchSlots.count where matchSlots[index] != TransactionStore.missing {
       block.pointee.assembly.matches[index] = store.handle(matchSlots[index])
     }
-    noteProfile(slot)
+    // Budgets of those who are sent the block through here; who else gets some is reckoned when it is whole.
+    if hasForwardees(slot) { noteProfile(slot) }
     // Header, count and what the sketch has inline are known too.
     tellPrefix(slot)
     tellExplicit(slot)
@@ -138,10 +156,16 @@ extension RelayCore {
     let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
     let wholeChunks = configuration.redundancy == .fibreLike
+    let ahead = 6
+    let matches = block.pointee.assembly.matches.count
     var left = RelayCore.copySlice
     while block.pointee.assembly.next < block.pointee.assembly.matches.count && left > 0 {
       let index = block.pointee.assembly.next
       block.pointee.assembly.next += 1
+      // Nothing of it is in the caches: blocks are ten minutes apart.
+      if index + ahead < matches, let later = block.pointee.assembly.matches[index + ahead] {
+        store.prefetch(later)
+      }
       guard let handle = block.pointee.assembly.matches[index] else { continue }
       let range = block.pointee.assembly.sketch!.range(index)
       guard let entry = store.slot(handle), store.byteCount(entry) == range.count else {
@@ -149,16 +173,14 @@ extension RelayCore {
         continue
       }
       left -= range.count + 256
-      counters.bytesCopied += UInt64(range.count)
-      let bytes = store.bytes(entry)
-      guard let layout = try? TransactionLayout(parsing: bytes),
-        tell(bytes, at: range, to: body, wholeChunks: wholeChunks)
-      else {
+      counters.transactionsFilled += 1
+      counters.bytesFilled += UInt64(range.count)
+      guard tell(store.bytes(entry), at: range, to: body, wholeChunks: wholeChunks) else {
         // A chunk that came before says otherwise: leave it to the decoder, and the checks.
         block.pointee.assembly.matches[index] = nil
         continue
       }
-      block.pointee.assembly.layouts[index] = layout.moved(to: range.lowerBound)
+      block.pointee.assembly.layouts[index] = store.layout(entry, at: range.lowerBound)
       block.pointee.assembly.txids[index] = store.txid(entry)
       block.pointee.assembly.wtxids[index] = store.wtxid(entry)
       block.pointee.assembly.matchedCount += 1
@@ -231,16 +253,23 @@ extension RelayCore {
   private mutating func gather(_ slot: Int, now: Instant) -> Bool {
     let body = blocks[slot].pointee.object(BlockState.bodySlot)
     if blocks[slot].pointee.repair.awaitsList { return false }
-    if body.pointee.decoder!.needed == 0 { return solve(slot, now: now) }
-    counters.bytesDecoded += UInt64(Work.slice * 64)
-    return body.pointee.decoder!.work() == .more
+    let needed = body.pointee.decoder!.needed
+    if needed == 0 { return solve(slot, now: now) }
+    // While so much is to come, much of what is prepared now would have to be done again.
+    if needed > RelayCore.preparedMost { return false }
+    let before = body.pointee.workDone
+    let status = body.pointee.decoder!.work()
+    counters.workDecoded += UInt64(body.pointee.workDone - before)
+    return status == .more
   }
 
   private mutating func solve(_ slot: Int, now: Instant) -> Bool {
     let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
+    let before = body.pointee.workDone
     do throws(ErasureError) { try body.pointee.decoder!.finish() } catch { return false }
-    counters.bytesDecoded += UInt64(block.pointee.report.missingBytes)
+    counters.workSolved += UInt64(body.pointee.workSolved)
+    counters.workDecoded += UInt64(body.pointee.workDone - before)
     block.pointee.report.decoded = now
     note(RelayEvent(.decoded, at: now, block: block.pointee.hash))
     block.pointee.stage = .checking
@@ -262,11 +291,13 @@ extension RelayCore {
       }
       let rules = configuration.network.bodyRules(height: block.pointee.height)
       block.pointee.assembly.check = BodyCheck(parsed, rules: rules)
+      counters.transactionsChecked += UInt64(parsed.transactions.count)
     }
+    let before = block.pointee.assembly.check!.bytesHashed
     let verdict = withBodyBytes(slot) { bytes in
       block.pointee.assembly.check!.advance(in: bytes, budget: RelayCore.hashSlice)
     }
-    counters.bytesHashed += UInt64(RelayCore.hashSlice)
+    counters.bytesHashed += UInt64(block.pointee.assembly.check!.bytesHashed - before)
     guard let verdict else { return true }
     switch verdict {
     case .valid:

@@ -60,6 +60,8 @@ public struct RelayCore: ~Copyable {
   var sketchEpoch: UInt32 = 0
   /// As the owner says; nil: by whether the store holds anything.
   var statedReadiness: Readiness?
+  /// The store was of no use for the last block: cold until it holds so many of the node's transactions.
+  var coldBelow: Int?
   /// Hashes of blocks that were complete here, the last 256, so that a late packet of one long gone starts nothing.
   var done = RecentHashes(capacity: 256)
   var serial: UInt64 = 0

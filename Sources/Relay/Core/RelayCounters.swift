@@ -11,16 +11,27 @@ public struct RelayCounters: Hashable, Sendable {
   /// Chunks passed on out of the log, and chunks of this relay's own making that were sent.
   public var chunksForwarded: UInt64 = 0
   public var chunksOwn: UInt64 = 0
-  /// Repair chunks computed, and source bytes that went through the encoder for them.
-  public var chunksEncoded: UInt64 = 0
-  public var bytesEncoded: UInt64 = 0
-  /// Bytes that the decoder's slices went over.
-  public var bytesDecoded: UInt64 = 0
+  /// What encoders and decoders did, in the units of `ErasureCode.Work`.
+  public var workEncoded: UInt64 = 0
+  public var workDecoded: UInt64 = 0
+  /// Of what decoders did, the solving at the end.
+  public var workSolved: UInt64 = 0
   public var bytesHashed: UInt64 = 0
   public var bytesCopied: UInt64 = 0
   /// Short ids looked up; short ids computed.
   public var idsMatched: UInt64 = 0
   public var idsComputed: UInt64 = 0
+  /// Transactions told to a body's decoder out of the mempool and their bytes; parsed or gone over for a body's checks;
+  /// confirmed in the mempool.
+  public var transactionsFilled: UInt64 = 0
+  public var bytesFilled: UInt64 = 0
+  public var transactionsChecked: UInt64 = 0
+  public var transactionsLearned: UInt64 = 0
+  /// Blocks that passed the gate, or were submitted: state set aside. Their bytes when the state is given up again.
+  public var blocksOpened: UInt64 = 0
+  public var bytesSettled: UInt64 = 0
+  /// Budgets reckoned.
+  public var budgets: UInt64 = 0
   public var messagesMalformed: UInt64 = 0
   public var penned: UInt64 = 0
   public var penDropped: UInt64 = 0
