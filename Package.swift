@@ -112,7 +112,7 @@ let package = Package(
     bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),
-    bench("simulation", ["Simulation", "Ground"]),
+    bench("simulation", ["Simulation", "Topology", "Bitcoin", "Ground", "RealBlocks"]),
     bench("chaos", ["Simulation", "Ground", "RealBlocks"]),
     .target(name: "CNamespace", path: "Bench/propagation/CNamespace"),
     bench(

@@ -59,3 +59,7 @@ simulation.run(until: Instant(nanoseconds: 500_000_000))
 let seconds = (Harness.now() - begin).seconds
 Harness.report("simulation", "packets_per_second", Double(sent() - before) / seconds, "1/s")
 Harness.report("simulation", "packets_at_once", Double(simulation.mostDatagrams), "packets")
+
+try benchCosts(
+  blocks: Harness.options("block").isEmpty ? ["702861"] : Harness.options("block"),
+  count: Harness.options("blocks").first.flatMap { Int($0) } ?? 12, isFit: CommandLine.arguments.contains("--fit"))

@@ -2,34 +2,6 @@ import Bitcoin
 import Ground
 import Relay
 
-/// Nanoseconds that a relay's work takes, by what its core counted. Set after the CPU time of 126,000 calls into an early
-/// core that relayed 702861 among eight relays, on a busy 2-core x86-64 machine; to be fitted again on a quiet one. Short
-/// slices are charged as whole ones (too much); work that the core doesn't count (releasing a settled block, parsing) is
-/// not charged (too little). `perSolvedByte` is an estimate.
-public struct RelayCosts: Hashable, Sendable {
-  /// Opening or sealing: a call, and each byte of AES-256-GCM.
-  public var perPacket = 300.0
-  public var perSealedByte = 0.6
-  /// Double SHA-256 on two lanes of SHA-NI.
-  public var perHashedByte = 0.75
-  /// Out of the mempool, entry by entry.
-  public var perCopiedByte = 0.4
-  /// Each source byte that the encoder goes over for a group of repair chunks.
-  public var perEncodedByte = 0.09
-  /// Each byte that a slice of the decoder goes over; each byte of the body when it is solved.
-  public var perDecodedByte = 0.28
-  public var perSolvedByte = 1.0
-  public var perMatchedID = 65.0
-  public var perComputedID = 20.0
-  /// Looking after one chunk: tables, log; and what a new one costs besides (the decoder's part).
-  public var perChunk = 700.0
-  public var perUsefulChunk = 2_000.0
-  /// A submitted block's way from the node's compact block: matching and putting together, a transaction and a byte.
-  public var perSubmittedTransaction = 65.0
-  public var perSubmittedByte = 0.4
-  public init() {}
-}
-
 /// A relay core as the simulator drives it: what it delivered, what it asked for, what its work cost.
 public struct RelayNode: SimulatedCore, ~Copyable {
   public struct Delivery: Hashable, Sendable {
@@ -43,11 +15,12 @@ public struct RelayNode: SimulatedCore, ~Copyable {
 
   public var core: RelayCore
   let costs: RelayCosts
-  /// Work outside the core, such as the bridge's.
-  var extra: UInt64 = 0
+  private var calls: UInt64 = 0
+  /// Hears what each call really took.
+  let probe: CallProbe?
   public private(set) var deliveries: [Delivery] = []
-  /// Blocks for which this relay sent a request.
-  public private(set) var asked: Set<Hash256> = []
+  /// Blocks for which this relay sent a request, and its first.
+  public private(set) var asked: [Hash256: RelayEvent] = [:]
   public private(set) var demotions = 0
   public private(set) var abandoned: [Hash256] = []
   /// Most bytes that the core ever held.
@@ -56,27 +29,16 @@ public struct RelayNode: SimulatedCore, ~Copyable {
   let judge: ((Hash256, RawSpan) -> Bool)?
 
   public init(
-    _ core: consuming RelayCore, costs: RelayCosts = RelayCosts(), judge: ((Hash256, RawSpan) -> Bool)? = nil
+    _ core: consuming RelayCore, costs: RelayCosts = RelayCosts(), judge: ((Hash256, RawSpan) -> Bool)? = nil,
+    probe: CallProbe? = nil
   ) {
     self.core = core
     self.costs = costs
+    self.probe = probe
     self.judge = judge
   }
 
-  public var workNanoseconds: UInt64 {
-    let c = core.counters
-    var ns = Double(c.packetsOpened + c.packetsSealed) * costs.perPacket
-    ns += Double(c.bytesOpened + c.bytesSealed) * costs.perSealedByte
-    ns += Double(c.bytesHashed) * costs.perHashedByte
-    ns += Double(c.bytesCopied) * costs.perCopiedByte
-    ns += Double(c.bytesEncoded) * costs.perEncodedByte
-    ns += Double(c.bytesDecoded) * costs.perDecodedByte
-    ns += Double(c.idsMatched) * costs.perMatchedID
-    ns += Double(c.idsComputed) * costs.perComputedID
-    ns += Double(c.chunksUseful + c.chunksDuplicate + c.chunksLate + c.chunksForwarded + c.chunksOwn) * costs.perChunk
-    ns += Double(c.chunksUseful) * costs.perUsefulChunk
-    return UInt64(ns) + extra
-  }
+  public var workNanoseconds: UInt64 { UInt64(costs.nanoseconds(of: core.counters, calls: calls)) }
 
   public var nextDeadline: Instant { core.nextDeadline }
 
@@ -87,35 +49,40 @@ public struct RelayNode: SimulatedCore, ~Copyable {
     abandoned.removeAll(keepingCapacity: true)
   }
 
-  /// A block from the site's node, which announced it as a compact block: put together and checked before this.
+  /// A block from the site's node, put together and checked by the bridge before this: the run's time begins here.
   public mutating func submit(
     _ block: [UInt8], parsed: ParsedBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
-    extra += UInt64(Double(parsed.transactions.count) * costs.perSubmittedTransaction)
-    extra += UInt64(Double(block.count) * costs.perSubmittedByte)
-    do {
-      try core.submit(block.span.bytes, parsed: parsed, isChecked: true, arrival: now, now: now, into: &sink)
-    } catch {
-      return false
+    let before = workNanoseconds
+    var isTaken = true
+    call(.submit) { core in
+      do {
+        try core.submit(block.span.bytes, parsed: parsed, isChecked: true, arrival: now, now: now, into: &sink)
+      } catch {
+        isTaken = false
+      }
     }
-    drain()
-    return true
+    drain(since: before)
+    return isTaken
   }
 
   /// A block as bytes, which the core checks before it goes out.
   public mutating func submit(
     raw block: [UInt8], now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
+    let before = workNanoseconds
     do {
       try core.submit(block.span.bytes, arrival: now, now: now, into: &sink)
     } catch {
       return false
     }
-    drain()
+    drain(since: before)
     return true
   }
 
-  private mutating func drain() {
+  /// `before`: the work done when the call began that these events are of. What it delivers is there when it ends.
+  private mutating func drain(since before: UInt64) {
+    let spent = Interval(nanoseconds: Int64(workNanoseconds - before))
     while let event = core.nextEvent() {
       switch event.kind {
       case .verified:
@@ -124,11 +91,8 @@ public struct RelayNode: SimulatedCore, ~Copyable {
           isGenuine = core.withBlock(event.block) { bytes, _ in judge(event.block, bytes) } ?? false
         }
         deliveries.append(
-          Delivery(block: event.block, at: event.at, isSubmitted: event.a == 1, isGenuine: isGenuine))
-      case .decoded:
-        let bytes = core.report(of: event.block)?.bodyBytes ?? 0
-        extra += UInt64(Double(bytes) * costs.perSolvedByte)
-      case .asked: asked.insert(event.block)
+          Delivery(block: event.block, at: event.at + spent, isSubmitted: event.a == 1, isGenuine: isGenuine))
+      case .asked: if asked[event.block] == nil { asked[event.block] = event }
       case .demoted: demotions += 1
       case .abandoned: abandoned.append(event.block)
       default: break
@@ -137,30 +101,55 @@ public struct RelayNode: SimulatedCore, ~Copyable {
     if core.heldBytes > mostHeld { mostHeld = core.heldBytes }
   }
 
+  /// One call into the core, counted, and timed if there is a probe.
+  @inline(__always)
+  private mutating func call(_ kind: CallProbe.Kind, _ body: (inout RelayCore) -> Void) {
+    calls += 1
+    guard let probe else { return body(&core) }
+    let before = core.counters
+    let begin = probe.begin()
+    body(&core)
+    probe.end(kind, begin, before, core.counters)
+  }
+
   public mutating func start(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    core.start(now: now, into: &sink)
-    drain()
+    let before = workNanoseconds
+    call(.other) { $0.start(now: now, into: &sink) }
+    drain(since: before)
   }
   public mutating func receive(
     _ datagram: inout MutableRawSpan, from source: PeerAddress, arrival: Instant, now: Instant,
     into sink: inout some DatagramSink & ~Copyable
-  ) { core.receive(&datagram, from: source, arrival: arrival, now: now, into: &sink) }
+  ) {
+    calls += 1
+    guard let probe else {
+      core.receive(&datagram, from: source, arrival: arrival, now: now, into: &sink)
+      return
+    }
+    let before = core.counters
+    let begin = probe.begin()
+    core.receive(&datagram, from: source, arrival: arrival, now: now, into: &sink)
+    probe.end(.receive, begin, before, core.counters)
+  }
   public mutating func batchEnded(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    core.batchEnded(now: now, into: &sink)
-    drain()
+    let before = workNanoseconds
+    call(.batch) { $0.batchEnded(now: now, into: &sink) }
+    drain(since: before)
   }
   public mutating func deadlinePassed(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    core.deadlinePassed(now: now, into: &sink)
-    drain()
+    let before = workNanoseconds
+    call(.deadline) { $0.deadlinePassed(now: now, into: &sink) }
+    drain(since: before)
   }
   public mutating func roomAvailable(on link: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    core.roomAvailable(on: link, now: now, into: &sink)
+    call(.room) { $0.roomAvailable(on: link, now: now, into: &sink) }
   }
   public mutating func woken(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    core.woken(now: now, into: &sink)
-    drain()
+    let before = workNanoseconds
+    call(.other) { $0.woken(now: now, into: &sink) }
+    drain(since: before)
   }
   public mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    core.stop(now: now, into: &sink)
+    call(.other) { $0.stop(now: now, into: &sink) }
   }
 }

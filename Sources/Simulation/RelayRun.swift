@@ -8,16 +8,18 @@ public enum RelayRun {
   /// Sessions and round trips are there before the first block.
   static let settling = Interval.seconds(8)
 
-  /// Runs one shard. `progress` hears of each block.
+  /// Runs one shard. `progress` hears of each block, `probe` of each call into a core once the first block comes.
   public static func run(
     _ plan: SimulationPlan, shard: Int = 0, of shards: Int = 1, costs: RelayCosts = RelayCosts(),
-    progress: () -> Void = {}
+    probe: CallProbe? = nil, progress: () -> Void = {}
   ) throws -> SimulationTally {
     let topology = plan.topology
     let relays = topology.relays.indices
     let sources = try plan.blocks.map { try BlockSource($0) }
     var world = RelayWorld(topology, seed: plan.seed(3, UInt64(shard)))
     world.costs = costs
+    world.probe = probe
+    probe?.isOn = false
     let simulation = Simulation<RelayNode>(
       seed: plan.seed(3, UInt64(shard)), defaultPath: PathModel(delay: .zero, loss: LossModel(rate: 1)))
     for relay in relays {
@@ -37,6 +39,7 @@ public enum RelayRun {
     let light = topology.lightPaths()
     var tally = SimulationTally(topology)
     tally.addTraffic(simulation, sign: false)
+    probe?.isOn = true
     var tip = (hash: world.anchor.hash, height: world.anchor.height)
     for block in blocks {
       let source = sources[block % sources.count]
@@ -64,7 +67,19 @@ public enum RelayRun {
           if let delivery = node.deliveries.last(where: { $0.block == whole.hash }) {
             race.delivered[relay] = simulation.trueTime(of: delivery.at, at: relay).nanoseconds
           }
-          if node.asked.contains(whole.hash) { race.asked = true }
+          if let request = node.asked[whole.hash] {
+            race.asked = true
+            let at = Int64(simulation.trueTime(of: request.at, at: relay).nanoseconds) - Int64(begin.nanoseconds)
+            tally.requests.append(
+              SimulationTally.Request(
+                block: block, relay: relay, kind: Int(request.b), chunks: Int(request.a),
+                overLight: at - light[origin][relay].nanoseconds))
+          }
+          if relay != origin, let report = node.core.report(of: whole.hash) {
+            tally.stages.note(report, since: begin.nanoseconds, light: light[origin][relay]) {
+              simulation.trueTime(of: $0, at: relay).nanoseconds
+            }
+          }
           node.forget()
         }
       }

@@ -13,6 +13,7 @@ struct RelayWorld {
   let anchor: HeaderChain.Anchor
   let seed: UInt64
   var costs = RelayCosts()
+  var probe: CallProbe?
   /// Sized for what a run holds: a simulation has many relays in one process.
   var store = StoreLimits(nodeCount: 20_000, nodeBytes: 24 << 20, nodeInputs: 100_000, sideCount: 8_000)
   var limits = RelayMemoryLimits()
@@ -51,7 +52,7 @@ struct RelayWorld {
       randomness: .predictable(seed: own &* 0xD134_2543_DE82_EF95), seed: own)
     configuration.store = store
     configuration.limits = limits
-    return RelayNode(RelayCore(configuration), costs: costs, judge: judge)
+    return RelayNode(RelayCore(configuration), costs: costs, judge: judge, probe: probe)
   }
 }
 

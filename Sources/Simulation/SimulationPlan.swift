@@ -93,7 +93,19 @@ public struct SimulationTally: Sendable {
   public var links: [LinkTally]
   /// Pairs of block and relay that never met, with the seeds' block numbers.
   public var incomplete: [(block: Int, relay: Int)] = []
-  public var chunksNeeded: UInt64 = 0
+  /// The first request of each relay for each block that it had to ask for.
+  public var requests: [Request] = []
+  public struct Request: Hashable, Sendable {
+    public var block: Int
+    public var relay: Int
+    /// `ObjectKind`.
+    public var kind: Int
+    public var chunks: Int
+    /// When, nanoseconds over the light path.
+    public var overLight: Int64
+  }
+  /// Where the time went, of the relay core's runs.
+  public var stages = StageTimes()
   /// Hash of the shards' traces.
   public var trace: UInt64 = 0
 
@@ -108,7 +120,8 @@ public struct SimulationTally: Sendable {
     extraRounds += other.extraRounds
     overLight += other.overLight
     incomplete += other.incomplete
-    chunksNeeded += other.chunksNeeded
+    requests += other.requests
+    stages.merge(other.stages)
     trace = trace &* 31 &+ other.trace
     for i in links.indices {
       links[i].datagrams += other.links[i].datagrams

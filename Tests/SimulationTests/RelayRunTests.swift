@@ -43,6 +43,77 @@ import Topology
     #expect(tally.completed == 2)
   }
 
+  /// The overlay of the product's claims: eight relays on six continents.
+  private static let sixContinents = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent().appending(path: "topology").appending(path: "six-continents.toml")
+
+  /// Virtual time is the same on any machine: what a change costs shows here.
+  @Test(arguments: [0, 0.01]) func blocksComeWithinMillisecondsOfLight(loss: Double) throws {
+    let topology = try OverlayTopology(contentsOf: Self.sixContinents)
+    var plan = SimulationPlan(topology: topology, blocks: [try RealBlocks.bytes("702861")], blockCount: 6)
+    plan.missing = 0.01
+    plan.loss = LossModel(rate: loss, meanBurst: 4)
+    let tally = try RelayRun.run(plan)
+    #expect(tally.completed == 6)
+    #expect(tally.requests == [])
+    let half = try #require(tally.overLightMs(0.5))
+    #expect(half <= 2.6, "\(half)")
+    // One pair in a hundred lacks the block's 148-chunk transaction: few blocks, so the worst pair is one of those.
+    let (nine, most) = (try #require(tally.overLightMs(0.9)), try #require(tally.overLightMs(1)))
+    #expect(nine <= 3.5, "\(nine)")
+    #expect(most <= 8.5, "\(most)")
+    // Stages come in order, and the last is the delivery, but for the time of the call that makes it.
+    let stages = StageTimes.Stage.allCases.map { tally.stages.milliseconds($0, 0.5) ?? -1 }
+    #expect(stages[0] > 0 && stages == stages.sorted(), "\(stages)")
+    #expect(stages.last! <= half && stages.last! + 0.3 > half)
+  }
+
+  /// A relay whose mempool stays empty says so, also once earlier blocks have left something in its store, and is sent
+  /// everything at once.
+  @Test func aColdRelayNeedsNoExtraRound() throws {
+    let topology = try OverlayTopology(contentsOf: Self.sixContinents)
+    var plan = SimulationPlan(topology: topology, blocks: [try RealBlocks.bytes("702861")], blockCount: 5)
+    plan.missing = 0.01
+    plan.loss = LossModel(rate: 0.01, meanBurst: 4)
+    plan.coldRelays = [try #require(topology.relayIndex(named: "tokyo"))]
+    let tally = try RelayRun.run(plan)
+    #expect(tally.completed == 5)
+    #expect(tally.requests == [])
+  }
+
+  /// More blocks in a row than a relay keeps: the oldest make room.
+  @Test func moreBlocksThanAreKeptInARow() throws {
+    var plan = SimulationPlan(topology: meshTopology(3), blocks: [try RealBlocks.bytes("482683")], blockCount: 24)
+    plan.missing = 0.05
+    plan.spacing = .milliseconds(200 as Int64)
+    let tally = try RelayRun.run(plan)
+    #expect(tally.completed == 24)
+  }
+
+  /// A price that isn't among the terms would never be fitted.
+  @Test func everyPriceIsATerm() {
+    #expect(Mirror(reflecting: RelayCosts()).children.count == RelayCosts.terms.count)
+    #expect(Set(RelayCosts.terms.map(\.name)).count == RelayCosts.terms.count)
+    var costs = RelayCosts.free
+    for term in RelayCosts.terms { costs[keyPath: term.price] = 1 }
+    #expect(!Mirror(reflecting: costs).children.contains { $0.value as? Double != 1 })
+  }
+
+  /// The probe hears of every call and changes nothing.
+  @Test func aProbeHasNoPartInTheRun() throws {
+    var plan = SimulationPlan(topology: meshTopology(3), blocks: [try RealBlocks.bytes("482683")], blockCount: 2)
+    plan.missing = 0.05
+    var ticks: UInt64 = 0
+    let probe = CallProbe {
+      ticks += 1
+      return ticks
+    }
+    let heard = try RelayRun.run(plan, probe: probe)
+    #expect(heard.trace == (try RelayRun.run(plan)).trace)
+    #expect(!probe.samples.isEmpty && probe.samples.allSatisfy { $0.nanoseconds == 1 })
+    #expect(probe.samples.contains { $0.kind == .submit } && probe.samples.contains { $0.kind == .receive })
+  }
+
   @Test func shardsCoverEveryBlockOnce() {
     let plan = SimulationPlan(topology: meshTopology(2), blocks: [[]], blockCount: 103)
     let covered = (0..<7).flatMap { Array(plan.blocks(shard: $0, of: 7)) }
