@@ -153,6 +153,9 @@ public struct HeaderChain: Sendable {
     return best.indices.contains(index) ? entries[Int(best[index])] : nil
   }
 
+  /// The headers that were accepted last, on whatever branch, the newest last.
+  public func recent(_ count: Int) -> ArraySlice<Entry> { entries.suffix(count) }
+
   public func isOnBestBranch(_ hash: Hash256) -> Bool {
     guard let entry = entry(hash) else { return false }
     return self.entry(atHeight: entry.height)?.hash == hash

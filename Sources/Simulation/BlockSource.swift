@@ -40,11 +40,13 @@ struct BlockSource: Sendable {
   }
 
   /// The same with only the first so many transactions.
-  func make(number: Int, height: Int, previous: Hash256, time: UInt32, transactions count: Int) -> [UInt8] {
+  func make(
+    number: Int, height: Int, previous: Hash256, time: UInt32, transactions count: Int, bits: UInt32
+  ) -> [UInt8] {
     var builder = BlockBuilder(height: height, previous: previous, time: time)
     builder.extraNonce = UInt64(number)
     for layout in transactions.prefix(count) { builder.append(layout, in: bytes.span.bytes) }
-    return builder.build()
+    return builder.build(bits: bits)
   }
 
   /// A transaction's bytes; `index` counts the coinbase as 0.

@@ -1,4 +1,6 @@
+import Bitcoin
 import Ground
+import Relay
 
 /// One of the sweep's relays: an honest one, or a liar.
 struct ChaosCore: SimulatedCore, ~Copyable {
@@ -30,10 +32,15 @@ struct ChaosCore: SimulatedCore, ~Copyable {
     return body(&honest.pointee)
   }
 
-  /// Offers a block to an honest relay as its node would, unchecked.
+  /// Offers a block to an honest relay as its node would, unchecked; the headers of those below it, lowest first, before.
   mutating func submit(
-    _ block: [UInt8], now: Instant, into sink: inout some DatagramSink & ~Copyable
-  ) -> Bool { honest?.pointee.submit(raw: block, now: now, into: &sink) ?? true }
+    _ block: [UInt8], on ancestors: [[UInt8]], now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    guard let honest else { return true }
+    let headers = ancestors.compactMap { try? BlockHeader(parsing: $0.span.bytes) }
+    _ = try? honest.pointee.core.submitHeaders(headers, vouched: true, now: now, into: &sink)
+    return honest.pointee.submit(raw: block, now: now, into: &sink)
+  }
 
   var lies: Int { liar?.pointee.lies ?? 0 }
   var workNanoseconds: UInt64 { honest?.pointee.workNanoseconds ?? liar?.pointee.workNanoseconds ?? 0 }

@@ -62,6 +62,8 @@ public struct ChaosRun: Sendable {
 /// One scenario under way.
 private final class ChaosRace {
   static let settling = Interval.seconds(2)
+  /// A thousand hashes a block: enough that a header changed by a liar is none any more.
+  static let bits: UInt32 = 0x1F3F_FFFF
   let scenario: ChaosScenario
   let world: RelayWorld
   let simulation: Simulation<ChaosCore>
@@ -69,9 +71,13 @@ private final class ChaosRace {
   var failure: String?
   /// The blocks in order of submission, nil where the site was down at its moment.
   private var blocks: [(hash: Hash256, bytes: [UInt8])?]
-  private var good: [Hash256: [UInt8]] = [:]
+  /// What each block stands on; -1: the anchor.
+  private var parents: [Int]
   private let genuine: Genuine
+  private let forgeries = Forgeries()
   private var got: [Set<Hash256>]
+  /// When a site's relay took its block.
+  private var offeredAt: [Instant?]
   private let source: BlockSource
   var outcome = ChaosRun.Outcome()
 
@@ -96,7 +102,7 @@ private final class ChaosRace {
     self.scenario = scenario
     self.source = source
     self.limits = limits
-    var world = RelayWorld(scenario.topology, seed: scenario.seed)
+    var world = RelayWorld(scenario.topology, seed: scenario.seed, bits: Self.bits)
     world.limits = limits
     world.store.nodeCount = 1_000
     world.store.nodeBytes = 2 << 20
@@ -107,6 +113,8 @@ private final class ChaosRace {
     self.world = world
     simulation = Simulation(seed: scenario.seed, defaultPath: PathModel(delay: .zero, loss: LossModel(rate: 1)))
     blocks = Array(repeating: nil, count: scenario.submissions.count)
+    parents = scenario.submissions.map(\.parent)
+    offeredAt = Array(repeating: nil, count: scenario.submissions.count)
     got = Array(repeating: [], count: scenario.topology.relays.count)
     genuine = Genuine()
   }
@@ -120,6 +128,7 @@ private final class ChaosRace {
       let world = world
       let genuine = genuine
       let source = source
+      let forgeries = forgeries
       let fill = MempoolFill(source: source)
       let missing = missing(relay)
       simulation.addNode(address: address, uplink: uplink, clock: scenario.clocks[relay]) { incarnation in
@@ -127,7 +136,8 @@ private final class ChaosRace {
           return ChaosCore(
             LyingRelay(
               identity: world.identities[relay], overlay: world.overlay, links: world.links(of: relay),
-              network: .regtest, attacks: attacks, seed: world.seed &+ UInt64(relay * 1_000 + incarnation)))
+              network: .regtest, attacks: attacks, forgeries: forgeries,
+              seed: world.seed &+ UInt64(relay * 1_000 + incarnation)))
         }
         var node = world.makeNode(relay, incarnation: incarnation) { hash, bytes in
           genuine.judge(hash, bytes)
@@ -156,33 +166,38 @@ private final class ChaosRace {
 
   // MARK: Events
 
-  /// A block at its site. If the site is down, or doesn't know the parent yet, it waits there as a node would.
+  /// A block at its site. If the site is down, or doesn't have the parent yet, it waits there; when the parent doesn't
+  /// come (it may have lost a race that this site never heard of), the block stands on the best that the site has.
   private func submit(_ number: Int, _ submission: ChaosScenario.Submission) {
-    let parent: (hash: Hash256, height: Int)
-    if submission.parent < 0 {
-      parent = (world.anchor.hash, world.anchor.height)
-    } else if let known = blocks[submission.parent] {
-      parent = (known.hash, world.anchor.height + 1 + depth(submission.parent))
-    } else {
-      simulation.at(simulation.now + .microseconds(50_000)) { [weak self] _ in self?.submit(number, submission) }
-      return
+    collect()
+    var parent = submission.parent
+    if parent >= 0 && !(blocks[parent].map { got[submission.relay].contains($0.hash) } ?? false) {
+      if simulation.now < Instant.zero + Self.settling + submission.at + Self.undisturbed {
+        simulation.at(simulation.now + .microseconds(50_000)) { [weak self] _ in self?.submit(number, submission) }
+        return
+      }
+      parent = -1
+      for other in blocks.indices {
+        guard let block = blocks[other], got[submission.relay].contains(block.hash) else { continue }
+        if parent < 0 || depth(other) > depth(parent) { parent = other }
+      }
     }
-    if blocks[number] == nil {
-      let bytes = source.make(
-        number: number, height: parent.height + 1, previous: parent.hash,
-        time: RelayWorld.unixSeconds + UInt32(number), transactions: submission.transactions)
-      let hash = SHA256.double(bytes.span.bytes.extracting(0..<80))
-      blocks[number] = (hash, bytes)
-      genuine.blocks[hash] = bytes
-    }
+    parents[number] = parent
+    let height = parent < 0 ? world.anchor.height : world.anchor.height + 1 + depth(parent)
+    let bytes = source.make(
+      number: number, height: height + 1, previous: parent < 0 ? world.anchor.hash : blocks[parent]!.hash,
+      time: RelayWorld.unixSeconds + UInt32(number), transactions: submission.transactions, bits: Self.bits)
+    let hash = SHA256.double(bytes.span.bytes.extracting(0..<80))
+    blocks[number] = (hash, bytes)
+    genuine.blocks[hash] = bytes
     offer(number, submission.relay)
   }
 
   private func depth(_ block: Int) -> Int {
     var depth = 0
     var at = block
-    while scenario.submissions[at].parent >= 0 {
-      at = scenario.submissions[at].parent
+    while parents[at] >= 0 {
+      at = parents[at]
       depth += 1
     }
     return depth
@@ -191,9 +206,12 @@ private final class ChaosRace {
   private func offer(_ number: Int, _ relay: Int) {
     guard let block = blocks[number] else { return }
     guard simulation.isUp(relay) else { return again(number, relay) }
+    // The bridge tells its relay the node's headers before a block on top of them.
+    let ancestors = branch(to: parents[number]).reversed().compactMap { blocks[$0]?.bytes }
     simulation.perform(on: relay) { [weak self] core, now, sink in
       guard let self else { return }
-      if !core.submit(block.bytes, now: now, into: &sink) { self.again(number, relay) }
+      if !core.submit(block.bytes, on: ancestors, now: now, into: &sink) { return self.again(number, relay) }
+      if self.offeredAt[number] == nil { self.offeredAt[number] = self.simulation.now }
     }
   }
 
@@ -292,28 +310,108 @@ private final class ChaosRace {
     outcome.virtualSeconds = (simulation.now - .zero).seconds
   }
 
-  /// The first block that a relay lacks although honest relays lead from the block's site to it.
+  /// The first block that a relay lacks although it should have it.
+  ///
+  /// Relays are connected when links between honest relays lead from one to the other. At the end, when nothing has been
+  /// broken for a while, every connected relay has every block of a branch of most work. Blocks that lost a race are
+  /// nobody's to fetch once the race is over: those must be with every relay to which honest relays and links lead that no
+  /// fault touches from the block's submission on for `undisturbed`, if the chain gets no two blocks higher meanwhile.
   var missingDelivery: String? {
+    guard let (number, relay) = firstMissing else { return nil }
+    guard let block = blocks[number] else { return "block \(number) was never submitted" }
+    return
+      "r\(relay) never got block \(number) (+\(depth(number) + 1)), found at r\(scenario.submissions[number].relay)"
+      + situation(of: relay, block.hash)
+  }
+
+  private static let undisturbed = Interval.seconds(5)
+
+  private var firstMissing: (block: Int, relay: Int)? {
+    for (number, submission) in scenario.submissions.enumerated()
+    where blocks[number] == nil || offeredAt[number] == nil {
+      return (number, submission.relay)
+    }
+    let depths = blocks.indices.map { depth($0) }
+    let highest = depths.max() ?? 0
+    let tips = blocks.indices.filter { depths[$0] == highest }
+    for relay in reachable(from: scenario.submissions[tips[0]].relay) {
+      // The highest block of a best branch that it lacks, of the branch of which it has most.
+      let lacking = tips.map { tip in branch(to: tip).filter { !got[relay].contains(blocks[$0]!.hash) } }
+      if let least = lacking.min(by: { $0.count < $1.count }), let block = least.last { return (block, relay) }
+    }
     for (number, submission) in scenario.submissions.enumerated() {
-      guard let block = blocks[number] else { return "block \(number) was never submitted" }
-      for relay in reachable(from: submission.relay) where !got[relay].contains(block.hash) {
-        return "r\(relay) never got block \(number), found at r\(submission.relay)"
+      let begin = offeredAt[number]!
+      let isOverrun = blocks.indices.contains { other in
+        depths[other] >= depths[number] + 2 && offeredAt[other]! < begin + Self.undisturbed
       }
+      if isOverrun { continue }
+      for relay in reachable(from: submission.relay, undisturbedFrom: begin)
+      where !got[relay].contains(blocks[number]!.hash) { return (number, relay) }
     }
     return nil
   }
 
-  var isComplete: Bool { missingDelivery == nil }
+  /// The blocks from the lowest up to one, by number.
+  private func branch(to tip: Int) -> [Int] {
+    var branch: [Int] = []
+    var at = tip
+    while at >= 0 {
+      branch.append(at)
+      at = parents[at]
+    }
+    return branch
+  }
 
-  private func reachable(from start: Int) -> Set<Int> {
+  /// What a relay knows of a block that it lacks, for the one who reads the failure.
+  private func situation(of relay: Int, _ hash: Hash256) -> String {
+    simulation.inspect(relay) { core in
+      core.withHonest { node in
+        let links = scenario.topology.neighbours(of: relay).enumerated().map { number, neighbour in
+          "r\(neighbour.relay)" + (node.core.status(of: LinkID(UInt16(number)))?.isUp == true ? "" : " down")
+        }
+        let entry = node.core.chain.entry(hash)
+        let header =
+          entry == nil ? "header unknown" : node.core.chain.isOnBestBranch(hash) ? "header best" : "header stale"
+        let report = node.core.report(of: hash).map { "in hand: \($0)" } ?? "not in hand"
+        return "; \(header), tip at +\(node.core.chain.tip.height - world.anchor.height), \(report), links \(links)"
+      } ?? ""
+    } ?? "; down"
+  }
+
+  var isComplete: Bool { firstMissing == nil }
+
+  /// Relays to which honest ones lead, a relay itself among them; with `begin` only over relays and links that no fault
+  /// touches from then on for a while.
+  private func reachable(from start: Int, undisturbedFrom begin: Instant? = nil) -> [Int] {
+    var broken: Set<Int> = []
+    var cut: Set<[Int]> = []
+    if let begin {
+      for (at, fault) in scenario.faults {
+        let time = Instant.zero + Self.settling + at
+        // A restarted relay's sessions take a while.
+        if time > begin + Self.undisturbed || time + fault.lasting + Self.settling < begin { continue }
+        switch fault {
+        case .crash(let relay, _), .stop(let relay, _): broken.insert(relay)
+        case .cut(let a, let b, _): cut.insert([a, b].sorted())
+        case .partition(let side, _):
+          for link in scenario.topology.links where side.contains(link.a) != side.contains(link.b) {
+            cut.insert([link.a, link.b].sorted())
+          }
+        case .clock: break
+        }
+      }
+      if broken.contains(start) { return [] }
+    }
     var reached: Set<Int> = [start]
     var edge = [start]
     while let relay = edge.popLast() {
       for neighbour in scenario.topology.neighbours(of: relay)
-      where scenario.liars[neighbour.relay] == nil && reached.insert(neighbour.relay).inserted {
+      where scenario.liars[neighbour.relay] == nil && !broken.contains(neighbour.relay)
+        && !cut.contains([relay, neighbour.relay].sorted()) && reached.insert(neighbour.relay).inserted
+      {
         edge.append(neighbour.relay)
       }
     }
-    return reached
+    return reached.sorted()
   }
 }

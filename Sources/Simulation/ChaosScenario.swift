@@ -9,6 +9,15 @@ public struct ChaosScenario: Sendable, CustomStringConvertible {
     case cut(a: Int, b: Int, heal: Interval)
     case partition(side: Set<Int>, heal: Interval)
     case clock(relay: Int, ClockModel)
+
+    /// How long it is broken.
+    var lasting: Interval {
+      switch self {
+      case .crash(_, let back), .stop(_, let back): back
+      case .cut(_, _, let heal), .partition(_, let heal): heal
+      case .clock: .zero
+      }
+    }
   }
 
   struct Submission: Sendable {

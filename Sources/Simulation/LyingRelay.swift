@@ -4,6 +4,14 @@ import Relay
 import Session
 import Wire
 
+/// What the liars of a run can do with the work they have: headers that they found proof of work for, fewer than the honest
+/// blocks, and never a chain of them. Who has more work than the honest miners decides what the chain is; no relay could
+/// tell that.
+final class Forgeries {
+  var left = 4
+  var headers: Set<HeaderBytes> = []
+}
+
 /// A relay of the overlay that has its keys and lies: it holds real sessions with its neighbours and says what it likes
 /// inside them. Whatever it does, its neighbours must stay right; what it can do at worst is in PROTOCOL.md, section 6.
 struct LyingRelay: SimulatedCore, ~Copyable {
@@ -40,6 +48,7 @@ struct LyingRelay: SimulatedCore, ~Copyable {
   private let attacks: Attack
   private var random: SeededRandom
   private let network: Network
+  private let forgeries: Forgeries
   private let ownKey: UInt32
   private let keys: [UInt32]
   private var up: [Bool]
@@ -52,7 +61,9 @@ struct LyingRelay: SimulatedCore, ~Copyable {
   private(set) var lies = 0
 
   init(
-    identity: Identity, overlay: OverlaySecret, links: [RelayLink], network: Network, attacks: Attack, seed: UInt64
+    identity: Identity, overlay: OverlaySecret, links: [RelayLink], network: Network, attacks: Attack,
+    forgeries: Forgeries,
+    seed: UInt64
   ) {
     sessions = SessionTable(
       identity: identity, network: network.name, overlay: overlay, offer: SessionOffer(requiredFeatures: 0),
@@ -60,6 +71,7 @@ struct LyingRelay: SimulatedCore, ~Copyable {
     self.links = links
     self.attacks = attacks
     self.network = network
+    self.forgeries = forgeries
     random = SeededRandom(seed: seed ^ 0xBAD)
     up = [Bool](repeating: false, count: 64)
     ownKey = key4(of: identity.publicKey)
@@ -133,6 +145,8 @@ struct LyingRelay: SimulatedCore, ~Copyable {
     _ plain: [UInt8], _ type: RelayMessageType, from source: LinkID, _ sink: inout some DatagramSink & ~Copyable
   ) {
     let headBytes = type == .sketch ? SketchMessage.headBytes : ChunkMessage.headBytes
+    // Another liar's noise.
+    if plain.count <= headBytes { return }
     if type == .sketch, let sketch = try? SketchMessage(parsing: plain.span.bytes) {
       if heard.last?.header != sketch.head.header {
         heard.append(sketch.head)
@@ -245,9 +259,11 @@ struct LyingRelay: SimulatedCore, ~Copyable {
     func any() -> Bytes32 {
       Bytes32(w0: random.next(), w1: random.next(), w2: random.next(), w3: random.next() >> UInt64(random.below(64)))
     }
+    // A tip that exists is the better lie.
+    let tip = heard.last.flatMap { random.chance(0.5) ? Bytes32($0.header.withBytes { SHA256.double($0) }) : nil }
     let head = StatusHead(
       flags: .answer, readiness: [.cold, .starting, .inStep][random.below(3)],
-      height: UInt32(random.below(random.chance(0.5) ? 1_100 : Int(UInt32.max))), tip: any(), work: any(),
+      height: UInt32(random.below(random.chance(0.5) ? 1_100 : Int(UInt32.max))), tip: tip ?? any(), work: any(),
       mempoolTransactions: UInt32(truncatingIfNeeded: random.next()), mempoolBytes: random.next(),
       loss: UInt16(truncatingIfNeeded: random.next()), burst: UInt16(256 + random.below(60_000)),
       observed: UInt32(truncatingIfNeeded: random.next()))
@@ -261,17 +277,21 @@ struct LyingRelay: SimulatedCore, ~Copyable {
 
   /// A block that nobody can complete: its header has proof of work (cheap on regtest), its body is nowhere.
   private mutating func forge(to link: LinkID, _ sink: inout some DatagramSink & ~Copyable) {
-    guard var head = heard.last else { return }
+    guard forgeries.left > 0, var head = heard.last, !forgeries.headers.contains(head.header) else { return }
+    forgeries.left -= 1
     guard let model = head.header.withBytes({ try? BlockHeader(parsing: $0) }) else { return }
     var header = model
     header.previous = random.chance(0.5) ? head.header.withBytes { SHA256.double($0) } : model.previous
     header.merkleRoot = SHA256.double(random.bytes(32).span.bytes)
     header.time += 1
     header.nonce = 0
-    while !header.hasProofOfWork(limit: network.powLimit) && header.nonce < 1_000 { header.nonce += 1 }
+    while !header.hasProofOfWork(limit: network.powLimit) && header.nonce < 100_000 { header.nonce += 1 }
     var writer = ByteWriter()
     header.write(to: &writer)
     head.header = HeaderBytes(writer.bytes.span.bytes)
+    forgeries.headers.insert(head.header)
+    // From now on it is this block that the liar speaks of.
+    heard.append(head)
     head.maker = ownKey
     head.flags = .whole
     head.index = UInt32(random.below(8))

@@ -20,7 +20,9 @@ struct RelayWorld {
   /// The wall clock at the run's beginning: any moment after the anchor's.
   static let unixSeconds: UInt32 = 1_700_000_000
 
-  init(_ topology: OverlayTopology, seed: UInt64) {
+  /// - Parameter bits: the target of the whole chain. Regtest's own costs a liar nothing: any flipped bit of a header makes
+  ///   another one with proof of work.
+  init(_ topology: OverlayTopology, seed: UInt64, bits: UInt32 = 0x207F_FFFF) {
     self.topology = topology
     self.seed = seed
     identities = topology.relays.indices.map { index in
@@ -28,7 +30,7 @@ struct RelayWorld {
     }
     overlay = OverlaySecret(generatedFrom: .predictable(seed: seed ^ 0x0F0F))
     anchor = HeaderChain.Anchor(
-      hash: SHA256.double([UInt8]("lightpath simulation".utf8).span.bytes), height: 1_000, bits: 0x207F_FFFF,
+      hash: SHA256.double([UInt8]("lightpath simulation".utf8).span.bytes), height: 1_000, bits: bits,
       time: Self.unixSeconds - 600, medianTimePast: Self.unixSeconds - 3_600)
   }
 

@@ -18,13 +18,18 @@ extension UInt256 {
 ///
 /// Nothing here trusts a peer: headers go through `HeaderChain`, blocks through the relay's gate and checks. Everything is
 /// bounded: one header request at a time, 2,000 headers waiting, 2,000 being answered a link, two blocks asked for, six
-/// back. It is off the packet path and allocates.
+/// back and four beside. It is off the packet path and allocates.
 public struct CatchUp: Sendable {
   /// Blocks below the tip, itself among them, that are fetched.
   public static let blocksBack = 6
   static let blocksAtOnce = 2
+  /// Blocks beside the best branch that are fetched, and how far back among the known headers they are looked for.
+  static let blocksBeside = 4
+  static let recentHeaders = 32
   static let headerTimeout = Interval.microseconds(1_000_000)
   static let blockTimeout = Interval.microseconds(2_000_000)
+  /// How often those who didn't answer are asked again before a pause.
+  static let blockRepeats = 2
   /// A header's block is usually on its way already.
   static let blockGrace = Interval.microseconds(250_000)
   /// A peer that sent bad headers or led nowhere is not asked again for so long.
@@ -54,13 +59,16 @@ public struct CatchUp: Sendable {
     var link: LinkID
     var deadline: Instant
     var isSent = false
-    var tried: LinkSet
   }
   /// A block that is missing, and since when.
   private struct Missing: Sendable {
     var hash: Hash256
     var since: Instant
     var tried = LinkSet.none
+    /// Of those tried, who didn't answer, and how often these were tried again.
+    var silent = LinkSet.none
+    var repeats = 0
+    var isResting = false
     var restUntil = Instant.zero
     var rounds: Int64 = 0
   }
@@ -108,7 +116,11 @@ public struct CatchUp: Sendable {
   public mutating func note(_ status: StatusHead, on link: LinkID, chain: borrowing HeaderChain) {
     let i = Int(link.index)
     guard links[i].isUp else { return }
-    if links[i].status?.tip != status.tip { links[i].attempts = 0 }
+    if links[i].status?.tip != status.tip {
+      // It has something new: what it didn't have before may be asked of it again. (Requests for headers that it left
+      // unanswered still count: a tip costs nothing to say.)
+      for m in missing.indices { missing[m].tried.remove(link) }
+    }
     links[i].status = status
     // A tip that isn't known: longer, or a branch that ours will want to compare.
     if chain.entry(Hash256(status.tip)) == nil && status.tip != .zero { links[i].wantsHeaders = true }
@@ -185,8 +197,11 @@ public struct CatchUp: Sendable {
       // The whole answer is in. Enough, unless the peer's tip is still unknown and this helped.
       let tip = links[i].status.map { Hash256($0.tip) }
       links[i].wantsHeaders = tip.map { chain.entry($0) == nil } ?? false
-      if headerRequest?.isProductive != true { links[i].shunnedUntil = now + Self.headerTimeout * 10 }
-      links[i].attempts = 0
+      if headerRequest?.isProductive == true {
+        links[i].attempts = 0
+      } else {
+        links[i].shunnedUntil = now + Self.headerTimeout * 10
+      }
       endHeaderRequest()
     }
     if let result { return .accepted(result) }
@@ -234,7 +249,7 @@ public struct CatchUp: Sendable {
   private mutating func giveUp(_ at: Int, now: Instant) {
     let request = blockRequests.remove(at: at)
     guard let m = missing.firstIndex(where: { $0.hash == request.hash }) else { return }
-    missing[m].tried = request.tried
+    missing[m].tried.insert(request.link)
   }
 
   // MARK: Deciding
@@ -244,49 +259,85 @@ public struct CatchUp: Sendable {
   /// arriving. Then let `next` send.
   public mutating func decide(now: Instant, chain: borrowing HeaderChain, isHere: (Hash256) -> Bool) {
     decideHeaders(now, chain)
-    // The newest first, six back on the best branch. Not the genesis block or anchor itself.
-    var wanted: [Hash256] = []
-    var height = chain.tip.height
-    while wanted.count < Self.blocksBack, let entry = chain.entry(atHeight: height), height > chain.lowestHeight {
-      wanted.append(entry.hash)
-      height -= 1
-    }
+    let wanted = CatchUp.candidates(chain)
     let lacking = wanted.filter { !isHere($0) }
     missing.removeAll { !lacking.contains($0.hash) }
     blockRequests.removeAll { !lacking.contains($0.hash) }
     for hash in lacking where !missing.contains(where: { $0.hash == hash }) {
       missing.append(Missing(hash: hash, since: now))
     }
-    while let late = blockRequests.firstIndex(where: { $0.deadline <= now }) { giveUp(late, now: now) }
+    while let late = blockRequests.firstIndex(where: { $0.deadline <= now }) {
+      let request = blockRequests[late]
+      giveUp(late, now: now)
+      if let m = missing.firstIndex(where: { $0.hash == request.hash }) { missing[m].silent.insert(request.link) }
+    }
     for hash in lacking where blockRequests.count < Self.blocksAtOnce {
       let m = missing.firstIndex { $0.hash == hash }!
       if blockRequests.contains(where: { $0.hash == hash }) { continue }
-      if now < missing[m].since + Self.blockGrace || now < missing[m].restUntil { continue }
+      if now < missing[m].since + Self.blockGrace { continue }
+      if missing[m].isResting && missing[m].restUntil <= now {
+        missing[m].isResting = false
+        missing[m].tried = .none
+        missing[m].silent = .none
+        missing[m].repeats = 0
+      }
+      if holder(of: hash, not: missing[m].tried, now, chain) == nil, missing[m].repeats < Self.blockRepeats {
+        // Who said nothing at all may not have heard.
+        missing[m].repeats += 1
+        missing[m].tried = missing[m].tried - missing[m].silent
+        missing[m].silent = .none
+      }
       if let link = holder(of: hash, not: missing[m].tried, now, chain) {
         missing[m].tried.insert(link)
         blockRequests.append(
-          BlockRequest(hash: hash, link: link, deadline: now + Self.blockTimeout, tried: missing[m].tried))
-      } else {
-        // Everybody was asked, or nobody has it: again after a pause, 4 s at first and up to 64.
+          BlockRequest(hash: hash, link: link, deadline: now + Self.blockTimeout))
+      } else if !missing[m].isResting {
+        // Everybody was asked, or nobody has it: again after a pause, 4 s at first and up to 64; at once who says that its
+        // tip is another now.
+        missing[m].isResting = true
         missing[m].restUntil = now + Self.blockTimeout * (2 << min(missing[m].rounds, 4))
         if missing[m].tried != .none { missing[m].rounds += 1 }
-        missing[m].tried = .none
       }
     }
   }
 
-  /// A link whose peer's tip is this block or a descendant on our best branch.
+  /// A link whose peer's tip is this block or a descendant; else one whose peer is as high, and may have it beside.
   private func holder(
     of hash: Hash256, not tried: LinkSet, _ now: Instant, _ chain: borrowing HeaderChain
   ) -> LinkID? {
     guard let height = chain.entry(hash)?.height else { return nil }
+    var second: LinkID?
     for i in links.indices where links[i].isUp && links[i].shunnedUntil <= now {
       let link = LinkID(UInt16(i))
       if tried.contains(link) { continue }
-      guard let status = links[i].status, let tip = chain.entry(Hash256(status.tip)) else { continue }
-      if tip.height >= height && chain.isOnBestBranch(tip.hash) { return link }
+      // A tip that isn't known: its headers come first.
+      guard let status = links[i].status, let tip = chain.entry(Hash256(status.tip)), tip.height >= height else {
+        continue
+      }
+      if chain.lastCommonAncestor(hash, tip.hash)?.hash == hash { return link }
+      if second == nil { second = link }
     }
-    return nil
+    return second
+  }
+
+  /// The blocks that a relay should have: six back on the best branch, the newest first, and those beside it that the gate
+  /// would still let in, since a reorganisation may need them at once and a header whose body is kept back must not hide
+  /// the honest block beside it. Not the genesis block or anchor itself.
+  public static func candidates(_ chain: borrowing HeaderChain) -> [Hash256] {
+    var wanted: [Hash256] = []
+    var height = chain.tip.height
+    while wanted.count < Self.blocksBack, let entry = chain.entry(atHeight: height), height > chain.lowestHeight {
+      wanted.append(entry.hash)
+      height -= 1
+    }
+    let slack = Target.work(of: chain.tip.bits).multipliedWrapping(by: 2)
+    for entry in chain.recent(Self.recentHeaders).reversed() {
+      if wanted.count == Self.blocksBack + Self.blocksBeside { break }
+      if entry.isInvalid || entry.header == nil || entry.chainWork + slack < chain.tip.chainWork { continue }
+      if entry.height <= chain.tip.height - 3 || chain.isOnBestBranch(entry.hash) { continue }
+      wanted.append(entry.hash)
+    }
+    return wanted
   }
 
   private mutating func decideHeaders(_ now: Instant, _ chain: borrowing HeaderChain) {
@@ -308,9 +359,12 @@ public struct CatchUp: Sendable {
         links[i].wantsHeaders = false
         continue
       }
+      // Most work first, but its work is a claim: who left requests unanswered comes after the others.
       let isBetter =
         best.map { b in
-          UInt256(links[i].status?.work ?? .zero) > UInt256(links[b].status?.work ?? .zero)
+          links[i].attempts != links[b].attempts
+            ? links[i].attempts < links[b].attempts
+            : UInt256(links[i].status?.work ?? .zero) > UInt256(links[b].status?.work ?? .zero)
         } ?? true
       if isBetter { best = i }
     }

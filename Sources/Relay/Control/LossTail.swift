@@ -11,13 +11,25 @@ public enum LossTail {
   public static func packets(delivering wanted: Int, loss: LinkLoss, risk: Double) -> Int {
     if wanted <= 0 { return 0 }
     if loss.rate <= 0 { return wanted }
-    // Sending more loses more: the least n with n − quantile(n) ≥ wanted, from below.
-    var sent = wanted
-    while true {
-      let next = wanted + quantile(packets: sent, loss: loss, risk: risk)
-      if next <= sent { return sent }
-      sent = next
+    // Sending more loses more: the least n with n − quantile(n) ≥ wanted. From below, what is short is added; a channel
+    // that loses nearly all of a few packets (it may be a peer's lie) would take as many steps as packets: by halves, then.
+    func short(_ sent: Int) -> Int { wanted + quantile(packets: sent, loss: loss, risk: risk) - sent }
+    var enough = wanted
+    var tooFew = wanted - 1
+    var isLeast = true
+    for step in 1... {
+      let more = short(enough)
+      if more <= 0 { break }
+      tooFew = enough
+      isLeast = step <= 4
+      enough += isLeast ? more : max(more, enough)
     }
+    if isLeast { return enough }
+    while enough - tooFew > 1 {
+      let middle = tooFew + (enough - tooFew) / 2
+      if short(middle) <= 0 { enough = middle } else { tooFew = middle }
+    }
+    return enough
   }
 
   /// The least m with P(more than m of `packets` are lost) ≤ `risk`, for losses that come as a Poisson number of runs of
@@ -27,8 +39,9 @@ public enum LossTail {
     let burst = max(loss.burst, 1)
     // Runs that touch the packets: those that begin among them, and those that began up to a run's length before.
     let runs = (Double(packets) + burst - 1) * rate / burst
-    if runs > 300 {
-      // e^−runs nears the end of Double's range, and so many runs are as good as normal, with a skew (Cornish–Fisher).
+    if runs > 300 || runs * burst > 4_000 {
+      // e^−runs nears the end of Double's range, and so many runs are as good as normal, with a skew (Cornish–Fisher). Far
+      // more losses than any block survives are as well served, and need not be counted one by one.
       let mean = runs * burst
       let variance = runs * burst * (2 * burst - 1)
       let third = runs * (1 + 6 * (burst - 1) + 6 * (burst - 1) * (burst - 1)) * burst

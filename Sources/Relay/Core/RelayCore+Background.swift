@@ -40,11 +40,13 @@ extension RelayCore {
     broadcastStatus(now: now, into: &sink)
   }
 
-  /// The best block that is complete here, or was; else where the chain began.
+  /// The block of most work that is complete here, or was; else where the chain began. Not merely what lies below the best
+  /// header: that one's body may be kept back for good, and others must still hear of what is here beside it.
   var statusTip: HeaderChain.Entry {
+    if let best = bestHere, let entry = chain.entry(best), !entry.isInvalid { return entry }
     var entry = chain.tip
     var steps = 0
-    while steps < CatchUp.blocksBack, !isHere(entry.hash), let parent = entry.header?.previous,
+    while steps < CatchUp.blocksBack, !isDone(entry.hash), let parent = entry.header?.previous,
       let below = chain.entry(parent)
     {
       entry = below
@@ -53,15 +55,30 @@ extension RelayCore {
     return entry
   }
 
+  /// Complete here or once complete, or known to the node.
+  private func isDone(_ hash: Hash256) -> Bool { done.contains(hash) || nodeHas.contains(hash) || hash == genesis }
+
+  /// A block is complete here or at the node: STATUS tells the best of them.
+  mutating func noteHere(_ hash: Hash256) {
+    guard let entry = chain.entry(hash) else { return }
+    if let best = bestHere, let known = chain.entry(best), !known.isInvalid, known.chainWork >= entry.chainWork {
+      return
+    }
+    bestHere = hash
+  }
+
   /// A block that needs no fetching: complete, once complete, known to the node, or in hand and arriving.
   func isHere(_ hash: Hash256) -> Bool {
-    if done.contains(hash) || nodeHas.contains(hash) || hash == genesis { return true }
+    if isDone(hash) { return true }
     guard let slot = blocks.find(hash) else { return false }
     return blocks[slot].pointee.isComplete || !blocks[slot].pointee.isCatchUp && !blocks[slot].pointee.opened.isEmpty
   }
 
   /// The node has this block already: it needs no catching up.
-  public mutating func noteNodeHas(_ hash: Hash256) { nodeHas.insert(hash) }
+  public mutating func noteNodeHas(_ hash: Hash256) {
+    nodeHas.insert(hash)
+    noteHere(hash)
+  }
 
   // MARK: Messages
 
@@ -182,20 +199,12 @@ extension RelayCore {
   /// A block is complete here: the catch-up needn't fetch it, and neighbours hear of the new tip.
   mutating func tipCompleted(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     catchUp.blockDone(blocks[slot].pointee.hash)
+    noteHere(blocks[slot].pointee.hash)
     if nextStatus > now + .milliseconds(200 as Int64) { nextStatus = now + .milliseconds(200 as Int64) }
   }
 
   /// Of the blocks that catch-up looks at, those that need no fetching.
-  private func presentBlocks() -> [Hash256] {
-    var present: [Hash256] = []
-    var height = chain.tip.height
-    for _ in 0..<CatchUp.blocksBack {
-      guard let entry = chain.entry(atHeight: height) else { break }
-      if isHere(entry.hash) { present.append(entry.hash) }
-      height -= 1
-    }
-    return present
-  }
+  private func presentBlocks() -> [Hash256] { CatchUp.candidates(chain).filter { isHere($0) } }
 
   /// Looks at what is lacking, asks for it, and sends what others asked for.
   mutating func decide(now: Instant, into sink: inout some DatagramSink & ~Copyable) {

@@ -6,6 +6,10 @@ import Wire
 extension RelayCore {
   /// Announcements of one header with different sizes that are collected side by side.
   static let variantsMost = 4
+  /// Of these, what one neighbour may have begun: what it passes on before it knows better, and what it then knows.
+  static let variantsEach = 2
+  /// An announcement that led nowhere for so long may be replaced by another of its header.
+  static let variantTime = Interval.seconds(1)
   /// Sketches of one block that one neighbour may begin.
   private static let sketchesEach = 2
 
@@ -180,29 +184,81 @@ extension RelayCore {
     return slot
   }
 
-  /// A block with the header of `slot` but other sizes: its own slot if `from` hasn't announced too many yet; -1.
+  /// A block with the header of `slot` but other sizes: the slot of that announcement, made when it may have one; -1.
+  ///
+  /// Nobody can tell which of several announcements is true until one leads to the block, so no neighbour may keep
+  /// another's out: when all places are taken, one that had its second without leading anywhere makes room, as long as the
+  /// neighbour that began it had at least as many turns as the one that comes.
   private mutating func variant(of slot: Int, _ head: SketchHead, _ from: Arrival) -> Int {
     let id8 = blocks[slot].pointee.id8
-    var found = 0
+    var count = 0
+    var own = 0
+    var oldestOwn = -1
     var next = blocks.find(id8: id8)
     while next >= 0 {
       if matches(head, next) { return next }
-      found += blocks[next].pointee.report.firstLink == from.link ? RelayCore.variantsMost : 1
+      count += 1
+      if blocks[next].pointee.report.firstLink == from.link {
+        own += 1
+        if oldestOwn < 0 || blocks[next].pointee.serial < blocks[oldestOwn].pointee.serial { oldestOwn = next }
+      }
       next = blocks.find(id8: id8, from: next + 1)
-    }
-    // Each neighbour may begin one: who announces another way each time is no use.
-    if found >= RelayCore.variantsMost || !isTrusted(from.link) {
-      counters.chunksNotStored += 1
-      return -1
     }
     let hash = blocks[slot].pointee.hash
     let header = blocks[slot].pointee.header
-    guard let entry = chain.entry(hash), let made = open(head, header, hash, entry, from) else { return -1 }
+    var victim = -1
+    if own >= RelayCore.variantsEach {
+      // What it passed on before it knew better gives way to what it has whole, or after a while.
+      let isFinal = head.flags.contains(.whole) && turns.of(id8, from.link) <= RelayCore.variantsEach
+      if isFinal || isAged(oldestOwn, from.now) { victim = oldestOwn }
+    } else if count >= RelayCore.variantsMost || blocksInHand >= configuration.limits.blocksInHand {
+      victim = agedVariant(id8, for: from)
+    }
+    let isRoom =
+      own < RelayCore.variantsEach && count < RelayCore.variantsMost && blocksInHand < configuration.limits.blocksInHand
+    guard victim >= 0 || isRoom, let entry = chain.entry(hash)
+    else {
+      counters.chunksNotStored += 1
+      return -1
+    }
+    if victim >= 0 { remove(victim) }
+    guard let made = open(head, header, hash, entry, from) else { return -1 }
+    turns.count(id8, from.link)
     blocks[made].pointee.report.firstPacket = from.arrival
     blocks[made].pointee.report.firstLink = from.link
     blocks[made].pointee.report.gatePassed = from.now
     openLanes(made, now: from.now)
     return made
+  }
+
+  private var blocksInHand: Int {
+    var count = 0
+    for position in 0..<blocks.count where !blocks[blocks.slot(at: position)].pointee.isComplete { count += 1 }
+    return count
+  }
+
+  private func isAged(_ slot: Int, _ now: Instant) -> Bool {
+    blocks[slot].pointee.report.gatePassed + RelayCore.variantTime < now
+  }
+
+  /// Of a header's announcements, all places taken, the one that makes room for `from`'s: of those that had their time the
+  /// one whose neighbour had most turns, the oldest of these; -1 when `from` had more turns than any of them.
+  private func agedVariant(_ id8: UInt64, for from: Arrival) -> Int {
+    var victim = -1
+    var most = turns.of(id8, from.link)
+    var next = blocks.find(id8: id8)
+    while next >= 0 {
+      let had = turns.of(id8, blocks[next].pointee.report.firstLink)
+      let isBetter =
+        victim < 0
+        ? had >= most : had > most || had == most && blocks[next].pointee.serial < blocks[victim].pointee.serial
+      if isAged(next, from.now) && isBetter {
+        victim = next
+        most = had
+      }
+      next = blocks.find(id8: id8, from: next + 1)
+    }
+    return victim
   }
 
   /// The object slot of the sketch that a packet belongs to, made when it is the first of it; -1 when it can't be taken.
@@ -232,24 +288,43 @@ extension RelayCore {
     return free
   }
 
-  /// A slot for a block with this much work: a free one, or that of the worst incomplete or oldest kept block.
+  /// A slot for a block with this much work: a free one, or that of the worst incomplete or oldest kept block. Second
+  /// announcements of a header go first, those of fewest neighbours before others: they must not push out other headers.
   mutating func makeRoom(for work: UInt256, now: Instant) -> Int? {
     var inHand = 0
     var worst = -1
+    var extra = -1
     for position in 0..<blocks.count {
       let slot = blocks.slot(at: position)
       let block = blocks[slot]
       if block.pointee.isComplete { continue }
       inHand += 1
       if worst < 0 || block.pointee.chainWork <= blocks[worst].pointee.chainWork { worst = slot }
+      let first = blocks.find(id8: block.pointee.id8)
+      let isAlone = first == slot && blocks.find(id8: block.pointee.id8, from: slot + 1) < 0
+      if isAlone { continue }
+      if extra < 0 || followers(slot) <= followers(extra) { extra = slot }
     }
     if inHand >= configuration.limits.blocksInHand {
-      if worst < 0 || blocks[worst].pointee.chainWork > work { return nil }
-      abandon(worst, reason: 1, now: now)
+      if extra >= 0 {
+        remove(extra)
+      } else {
+        if worst < 0 || blocks[worst].pointee.chainWork > work { return nil }
+        abandon(worst, reason: 1, now: now)
+      }
     }
     if let free = blocks.freeSlot { return free }
     evictOldestKept(now: now)
     return blocks.freeSlot
+  }
+
+  /// Neighbours that sent something of a block.
+  private func followers(_ slot: Int) -> Int {
+    var links = LinkSet.none
+    for object in 0..<BlockState.objectSlots where blocks[slot].pointee.has(object) {
+      links = links | blocks[slot].pointee.object(object).pointee.sources
+    }
+    return links.count
   }
 
   /// Replays what waited in the pen for a block.

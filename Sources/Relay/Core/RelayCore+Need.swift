@@ -156,7 +156,8 @@ extension RelayCore {
     }
     if candidates.isEmpty { candidates = upLinks }
     if block.pointee.asks > 3 && object.pointee.only == nil {
-      candidates = candidates | (block.pointee.opened & upLinks)
+      // Those who are known to have some of it don't help: whoever may have it by now.
+      candidates = upLinks
     }
     if candidates.isEmpty {
       block.pointee.nextAsk = now + RelayCore.repeatMost
@@ -183,6 +184,11 @@ extension RelayCore {
       sendNeed(
         slot, kind: object.pointee.kind, count: count, source: source, newest: lane.pointee.newestCounter, to: peer,
         into: &sink)
+      if object.pointee.only != nil && object.pointee.kind == .body {
+        // What this neighbour takes the block's sizes for may be another thing than this announcement: hear it say so.
+        sendNeed(
+          slot, kind: .sketch, count: 1, source: false, newest: lane.pointee.newestCounter, to: peer, into: &sink)
+      }
       note(
         RelayEvent(
           .asked, link: peer, at: now, block: block.pointee.hash, a: UInt64(count),
@@ -229,6 +235,10 @@ extension RelayCore {
 
   // MARK: Answering
 
+  /// Chunks of one object that one neighbour is sent in a session, asked or not: many times what the worst link makes
+  /// necessary, and an end to asking for ever.
+  private func servedMost(_ sourceCount: Int) -> Int { 16 * sourceCount + 1_024 }
+
   mutating func receiveNeed(_ need: NeedMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
     counters.needsReceived += 1
     let slot = self.slot(id8: need.block, from: from.link)
@@ -256,7 +266,8 @@ extension RelayCore {
     lane.pointee.isOpen = true
     lane.pointee.budget = 0
     // Never more than the whole object and as much again, whatever a neighbour asks for.
-    lane.pointee.asked = Int32(clamping: min(Int(need.count), 2 * object.pointee.sourceCount + 64))
+    let most = min(2 * object.pointee.sourceCount + 64, servedMost(object.pointee.sourceCount) - Int(lane.pointee.sent))
+    lane.pointee.asked = Int32(clamping: max(0, min(Int(need.count), most)))
     if need.flags.contains(.source) { lane.pointee.wantsSource = true }
     link(from.link).pointee.due |= 1 << UInt64(slot)
     if block.pointee.isComplete { addWork(slot) }

@@ -161,6 +161,7 @@ extension RelayCore {
   mutating func tipChanged(now: Instant) {
     let tip = chain.tip
     note(RelayEvent(.tip, at: now, block: tip.hash, a: UInt64(tip.height)))
+    if nodeHas.contains(tip.hash) { noteHere(tip.hash) }
     if tip.hash != indexedParent { prepareIndex(for: tip.hash) }
   }
 }

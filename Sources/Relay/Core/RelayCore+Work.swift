@@ -126,13 +126,19 @@ extension RelayCore {
     return true
   }
 
-  func tellPrefix(_ slot: Int) {
+  /// What lies before the first transaction: header and count.
+  private func prefix(of slot: Int) -> [UInt8] {
     let block = blocks[slot]
-    let body = block.pointee.object(BlockState.bodySlot)
     var prefix = ByteWriter(reserving: 96)
     block.pointee.header.write(to: &prefix)
     prefix.compactSize(block.pointee.transactionCount)
-    let bytes = prefix.bytes
+    return prefix.bytes
+  }
+
+  func tellPrefix(_ slot: Int) {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    let bytes = prefix(of: slot)
     try? body.pointee.decoder!.addKnown(0..<bytes.count, bytes.span.bytes)
     block.pointee.report.knownBytes = bytes.count
   }
@@ -166,6 +172,8 @@ extension RelayCore {
       if index + ahead < matches, let later = block.pointee.assembly.matches[index + ahead] {
         store.prefetch(later)
       }
+      // Told before, perhaps, to a decoder that is gone: only what this one takes is known.
+      block.pointee.assembly.layouts[index] = nil
       guard let handle = block.pointee.assembly.matches[index] else { continue }
       let range = block.pointee.assembly.sketch!.range(index)
       guard let entry = store.slot(handle), store.byteCount(entry) == range.count else {
@@ -331,8 +339,11 @@ extension RelayCore {
         else { return nil }
         return parsed
       }
-      let header = block.pointee.headerBytes.withBytes { Hash256($0, at: 0) == Hash256(bytes, at: 0) }
-      guard header, let sketch = block.pointee.assembly.sketch else { return nil }
+      // All of what lies before the first transaction: a wrong chunk that came before the matches stands there still.
+      let prefix = prefix(of: slot)
+      guard let sketch = block.pointee.assembly.sketch, bytes.byteCount >= prefix.count,
+        bytes.extracting(0..<prefix.count).withUnsafeBytes({ $0.elementsEqual(prefix) })
+      else { return nil }
       var layouts: [TransactionLayout] = []
       layouts.reserveCapacity(sketch.transactionCount)
       for index in 0..<sketch.transactionCount {

@@ -26,6 +26,7 @@ public struct RelayCore: ~Copyable {
   let blocks: BlockTable
   var pool: ChunkPool
   var pen = Pen()
+  var turns = AnnouncementTurns()
   var events: EventRing
   var controller: RedundancyController
   /// Links with a session.
@@ -36,6 +37,8 @@ public struct RelayCore: ~Copyable {
   var map: OverlayMap
   var catchUp = CatchUp()
   var transactions: TransactionRelay
+  /// The best block that is complete here or at the node; told in STATUS.
+  var bestHere: Hash256?
   /// Blocks that the node has said to have.
   var nodeHas = RecentHashes(capacity: 256)
   /// The network's first block, which nobody needs to send.
