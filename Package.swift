@@ -103,7 +103,7 @@ let package = Package(
       "Site",
       ["Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Measurement", "Ground", "RealBlocks"]),
     .testTarget(
-      name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "Ground", "RealBlocks"],
+      name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "RegtestNode", "Ground", "RealBlocks"],
       swiftSettings: swift),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
     tests("Uring", ["Ground", "CRing", "UringSupport"]),

@@ -21,6 +21,8 @@ struct Delivery {
   var fences = 0
   /// The node has checked the block and passes it on; Core does so before it connects it.
   var isAccepted = false
+  /// When to ask again whether an accepted block has become the tip.
+  var fenceAgain = Instant.never
 }
 
 /// How long this node takes with each form of block, learned from every delivery; the choice follows it.
@@ -101,7 +103,12 @@ extension NodePeer {
     _ hash: Hash256, _ block: borrowing ParsedBlock, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some StreamSink & ~Copyable
   ) {
-    if !isReady || !isLocal || has.contains(hash) || deliveries.contains(where: { $0.hash == hash }) { return }
+    if !isLocal || has.contains(hash) || deliveries.contains(where: { $0.hash == hash }) { return }
+    if !isReady {
+      // The node may be there all the same: its P2P port wrong, or full. `submitblock` is what is left.
+      host.note(.deliveryFailed(node: index, hash: hash))
+      return
+    }
     pending.removeAll { $0.hash == hash }
     // The coinbase is nowhere before its block.
     let lacks = [0] + host.withMempool { $0.lackingAtNode(block.wtxids, from: 1) }
@@ -172,9 +179,10 @@ extension NodePeer {
   }
 
   /// The node works through messages in order: when these two are answered it has dealt with what came before them.
-  private mutating func fence(_ hash: Hash256, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+  mutating func fence(_ hash: Hash256, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
     guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
     deliveries[at].fences += 1
+    deliveries[at].fenceAgain = .never
     send(.getheaders(GetHeaders(locator: [deliveries[at].previous], stop: hash)), now: now, &sink)
     ping(.delivered(hash), now: now, &sink)
   }
@@ -206,7 +214,13 @@ extension NodePeer {
     guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
     deliveries[at].fences -= 1
     // It may have asked for missing transactions: the answer brings a fence of its own.
-    if deliveries[at].fences <= 0 { deliveryFailed(at, host: &host, now: now, &sink) }
+    if deliveries[at].fences > 0 { return }
+    if deliveries[at].isAccepted {
+      // A node that connects blocks beside its message thread (Bitcoin SV) answers before it has done so.
+      deliveries[at].fenceAgain = now + .milliseconds(2)
+    } else {
+      deliveryFailed(at, host: &host, now: now, &sink)
+    }
   }
 
   mutating func deliveryFailed(

@@ -138,6 +138,9 @@ extension NodePeer {
       while let at = deliveries.firstIndex(where: { now - $0.written >= Delivery.limit }) {
         deliveryFailed(at, host: &host, now: now, &sink)
       }
+      while let at = deliveries.firstIndex(where: { now >= $0.fenceAgain }) {
+        fence(deliveries[at].hash, now: now, &sink)
+      }
       let wake = isLocal && configuration.mirrorsMempool ? configuration.wakeInterval : .seconds(30)
       if now - lastSpoke >= wake { ping(.wake, now: now, &sink) }
     }

@@ -96,7 +96,7 @@ struct NodePeer {
     case .ready:
       var due = lastSpoke + (isLocal && configuration.mirrorsMempool ? configuration.wakeInterval : .seconds(30))
       for block in pending { due = min(due, block.asked + PendingBlock.limit) }
-      for delivery in deliveries { due = min(due, delivery.written + Delivery.limit) }
+      for delivery in deliveries { due = min(due, min(delivery.written + Delivery.limit, delivery.fenceAgain)) }
       return due
     }
   }

@@ -251,6 +251,8 @@ final class ControlServer: Sendable {
 
   private struct Notice: Encodable {
     var event: String
+    /// False for a header: nobody has looked at its transactions yet. True for a block that the relay has checked.
+    var validated: Bool
     var hash: String
     var height: Int
     /// The 80 bytes in hexadecimal.
@@ -269,11 +271,11 @@ final class ControlServer: Sendable {
     switch event {
     case .header(let header):
       notice = Notice(
-        event: "header", hash: "\(header.hash)", height: header.height,
+        event: "header", validated: false, hash: "\(header.hash)", height: header.height,
         header: header.header.map { Hex.encode($0.bytes) }, from: header.from, at_ns: header.at.nanoseconds)
     case .delivered(let block):
       notice = Notice(
-        event: "block", hash: "\(block.report.hash)", height: block.report.height, from: block.from,
+        event: "block", validated: true, hash: "\(block.report.hash)", height: block.report.height, from: block.from,
         at_ns: block.delivered.nanoseconds, bytes: block.report.bodyBytes,
         transactions: block.report.transactionCount)
     default: return

@@ -25,6 +25,7 @@ final class Daemon: Sendable {
   let logger: Logger
   let topologyPath: String
   let overlayKeyPath: String?
+  private let onHeader: String?
   let measurements: MeasurementThread
   private let pool: PoolWatch?
   let links: Mutex<SiteLinks>
@@ -35,12 +36,13 @@ final class Daemon: Sendable {
   init(
     configuration: SiteConfiguration, engine engineConfiguration: EngineConfiguration, plan: SitePlan,
     topologyPath: String, overlayKeyPath: String?, controlPath: String, http: String, storePath: String?,
-    storeLimits: JourneyStore.Limits, sink: LogSink, logger: Logger
+    storeLimits: JourneyStore.Limits, onHeader: String? = nil, sink: LogSink, logger: Logger
   ) throws {
     self.sink = sink
     self.logger = logger
     self.topologyPath = topologyPath
     self.overlayKeyPath = overlayKeyPath
+    self.onHeader = onHeader
     self.plan = Mutex(plan)
     overlay = Mutex(configuration.relay.overlay)
     links = Mutex(
@@ -101,7 +103,7 @@ final class Daemon: Sendable {
             snapshot, engine: handle, measurements: measurements, logLost: sink.lost, eventsDropped: outbox.dropped,
             warnings: warnings)
         },
-        submit: { [mailbox] in mailbox.ask(.submit($0)) },
+        submit: { [mailbox] in BlockFile.explained(mailbox.ask(.submit($0)), $0) },
         metrics: { [measurements] in measurements.metrics() },
         mine: { [mailbox] in mailbox.ask(.mine($0), seconds: 20) },
         refill: { [mailbox] in mailbox.ask(.refill($0), seconds: 20) },
@@ -118,6 +120,7 @@ final class Daemon: Sendable {
       ])
     notifier.say("READY=1\nSTATUS=running")
     var translator = EventLog(logger: logger)
+    let headerCommand = HeaderCommand(onHeader, logger: logger)
     var nextWatchdog = Date()
     var failed = false
     loop: while true {
@@ -129,11 +132,13 @@ final class Daemon: Sendable {
       }
       waker.clear()
       let names = links.withLock { $0.names }
+      headerCommand?.reap()
       let events = outbox.take()
       measurements.hear(events)
       for event in events {
         translator.log(event, names: names)
         control.publish(event, names: names)
+        headerCommand?.tell(event)
         if case .wantsSubmit(let node, let hash, let bytes) = event { submitOverRPC(node, "\(hash)", bytes) }
       }
       for signal in signals.take() {

@@ -64,6 +64,12 @@ struct RelayCommand: ParsableCommand {
     completion: .file())
   var store: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "A command to run as soon as a block's header has passed its checks, the block itself not validated yet.",
+      discussion: "LIGHTPATH_HASH, LIGHTPATH_HEIGHT, LIGHTPATH_HEADER and LIGHTPATH_FROM are in its environment."))
+  var onHeader: String?
+
   @Option(help: "How many days measurements are kept.")
   var storeDays = 30
 
@@ -115,7 +121,7 @@ struct RelayCommand: ParsableCommand {
       topologyPath: topology, overlayKeyPath: overlayKey, controlPath: control ?? ControlPath.standard(name),
       http: http, storePath: store == "off" ? nil : store ?? StorePath.standard(name),
       storeLimits: JourneyStore.Limits(
-        maxBytes: storeMb << 20, retention: .seconds(Int64(storeDays) * 86_400)),
+        maxBytes: storeMb << 20, retention: .seconds(Int64(storeDays) * 86_400)), onHeader: onHeader,
       sink: sink, logger: logger)
     try daemon.run()
     withExtendedLifetime(lock) {}
