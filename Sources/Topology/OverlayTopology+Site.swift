@@ -33,9 +33,9 @@ extension TopologyReading {
 
   private mutating func readWatched(_ node: TomlNode, number: Int, relay: Int) -> OverlayTopology.WatchedPeer? {
     var table = TableReader(node, &mistakes)
-    var name = "public\(number)"
-    if table.optional("name") != nil { name = table.name("name", required: "", &mistakes)?.text ?? name }
-    isNew("watched peer '\(name)' of this relay", "watch \(relay) \(name)", node)
+    let given = table.optional("name") == nil ? nil : table.name("name", required: "", &mistakes)
+    let name = given?.text ?? "public\(number)"
+    isNew("watched peer '\(name)' of this relay", "watch \(relay) \(name)", given?.node ?? node)
     let p2p = table.string(
       "p2p", required: "which public peer? its P2P address, p2p = \"198.51.100.7:8333\"", &mistakes)
     let reached = p2p.flatMap { address($0.text, $0.node) }
