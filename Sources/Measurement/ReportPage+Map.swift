@@ -37,15 +37,21 @@ extension ReportPage {
     for site in placed {
       let (x, y) = (plot.x(site.longitude!), plot.y(site.latitude!))
       var label = site.overLight.map { "\(Text.ms($0.p50.value)) ± \(Text.ms($0.p50.uncertainty)) ms" } ?? ""
-      if site.originated > 0 { label += (label.isEmpty ? "" : " · ") + "\(site.originated) blocks" }
+      let began = site.originated
+      if began > 0 { label += (label.isEmpty ? "" : " · ") + "\(began) block\(began == 1 ? "" : "s")" }
       let width = Double(max(site.name.count, label.count)) * 6.4
-      // Right, left, below, above: the first that covers nothing and stays on the map.
-      let places = [
+      // Right, left, below, above, then lines further below and above on the right (sites of one town): the first that
+      // covers nothing and stays on the map.
+      var places = [
         Box(x: x + 10, y: y - 15, width: width, height: 30),
         Box(x: x - 10 - width, y: y - 15, width: width, height: 30),
         Box(x: x - width / 2, y: y + 9, width: width, height: 30),
         Box(x: x - width / 2, y: y - 39, width: width, height: 30),
       ]
+      for line in 1...8 {
+        places.append(Box(x: x + 10, y: y - 15 + 31 * Double(line), width: width, height: 30))
+        places.append(Box(x: x + 10, y: y - 15 - 31 * Double(line), width: width, height: 30))
+      }
       let place =
         places.first { box in
           box.x >= 0 && box.x + box.width <= plot.width && box.y >= 0 && !taken.contains { $0.meets(box) }
