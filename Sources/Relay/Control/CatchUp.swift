@@ -32,6 +32,9 @@ public struct CatchUp: Sendable {
   static let blockRepeats = 2
   /// A header's block is usually on its way already.
   static let blockGrace = Interval.microseconds(250_000)
+  /// A peer that left three requests for headers unanswered rests for a second, then two, four, eight: on a bad line every
+  /// one of them may have been lost, and there may be nobody else to ask.
+  private static func rest(_ rests: Int) -> Interval { headerTimeout * Int64(1 << min(rests, 3)) }
   /// A peer that sent bad headers or led nowhere is not asked again for so long.
   static let penalty = Interval.microseconds(600_000_000)
   static let headersHeldMax = 2_000
@@ -43,6 +46,8 @@ public struct CatchUp: Sendable {
     /// Not asked before this.
     var shunnedUntil = Instant.zero
     var attempts = 0
+    /// How often it was left alone for not answering, since it last had something new.
+    var rests = 0
     /// Headers that it asked for and that are not sent yet.
     var answer: [HeaderBytes] = []
     var answerAt = 0
@@ -153,7 +158,7 @@ public struct CatchUp: Sendable {
     if message.count == 0 {
       // It knows nothing after our locator, though its tip is unknown here: leave it be until that changes.
       links[i].wantsHeaders = false
-      if !request.isProductive { links[i].shunnedUntil = now + Self.headerTimeout * 10 }
+      if !request.isProductive { noteUseless(i, now, chain) }
       endHeaderRequest()
       return .waiting
     }
@@ -199,13 +204,24 @@ public struct CatchUp: Sendable {
       links[i].wantsHeaders = tip.map { chain.entry($0) == nil } ?? false
       if headerRequest?.isProductive == true {
         links[i].attempts = 0
+        links[i].rests = 0
       } else {
-        links[i].shunnedUntil = now + Self.headerTimeout * 10
+        noteUseless(i, now, chain)
       }
       endHeaderRequest()
     }
     if let result { return .accepted(result) }
     return .waiting
+  }
+
+  /// An answer without anything new. When its peer's tip has become known meanwhile, somebody else was faster, and it may
+  /// be the very one to ask for blocks: it only comes after others the next time. Else it leads nowhere.
+  private mutating func noteUseless(_ i: Int, _ now: Instant, _ chain: borrowing HeaderChain) {
+    if let status = links[i].status, chain.entry(Hash256(status.tip)) != nil {
+      links[i].attempts += 1
+    } else {
+      links[i].shunnedUntil = now + Self.headerTimeout * 10
+    }
   }
 
   private mutating func endHeaderRequest() {
@@ -222,10 +238,28 @@ public struct CatchUp: Sendable {
     guard links[i].isUp else { return }
     var locator: [Hash256] = []
     for k in 0..<message.count { locator.append(Hash256(message.hash(k))) }
-    let headers = chain.headers(after: locator, stop: Hash256(message.stop))
+    let headers = Self.answer(locator, wanted: Hash256(message.stop), chain)
     links[i].answer = headers.prefix(RelayLimits.headersPerAnswer).map { HeaderBytes($0.bytes.span.bytes) }
     links[i].answerAt = 0
     links[i].answerHeight = headers.first.flatMap { chain.entry($0.hash)?.height } ?? -1
+  }
+
+  /// The best branch after the locator. A wanted block beside it is answered with its own branch: what a relay says is its
+  /// tip lies there while the best header's body is kept back, and nobody would learn the tip's header otherwise.
+  private static func answer(
+    _ locator: [Hash256], wanted: Hash256, _ chain: borrowing HeaderChain
+  ) -> [BlockHeader] {
+    guard let entry = chain.entry(wanted), !entry.isInvalid, !chain.isOnBestBranch(wanted),
+      let shared = locator.first(where: { chain.isOnBestBranch($0) }).flatMap({ chain.entry($0)?.height })
+    else { return chain.headers(after: locator, stop: .zero) }
+    var headers: [BlockHeader] = []
+    var next: HeaderChain.Entry? = entry
+    while let entry = next, let header = entry.header, headers.count < RelayLimits.headersPerAnswer {
+      if locator.contains(entry.hash) || entry.height <= shared && chain.isOnBestBranch(entry.hash) { break }
+      headers.append(header)
+      next = chain.entry(header.previous)
+    }
+    return headers.reversed()
   }
 
   // MARK: Blocks
@@ -347,7 +381,8 @@ public struct CatchUp: Sendable {
       if !request.isProductive { links[i].attempts += 1 }
       if links[i].attempts >= 3 {
         links[i].attempts = 0
-        links[i].shunnedUntil = now + Self.headerTimeout * 10
+        links[i].shunnedUntil = now + Self.rest(links[i].rests)
+        links[i].rests += 1
       }
       endHeaderRequest()
     }
@@ -384,7 +419,9 @@ public struct CatchUp: Sendable {
       let all = chain.locator()
       var locator = all.prefix(RelayLimits.locatorHashes - 1).map { Bytes32($0) }
       if let last = all.last, all.count > locator.count { locator.append(Bytes32(last)) }
-      let count = GetHeadersMessage.write(locator: locator.span, stop: .zero, into: &out)
+      var wanted = Bytes32.zero
+      if let tip = links[i].status?.tip, chain.entry(Hash256(tip)) == nil { wanted = tip }
+      let count = GetHeadersMessage.write(locator: locator.span, stop: wanted, into: &out)
       if count > 0 {
         headerRequest?.isSent = true
         headerRequest?.deadline = now + Self.headerTimeout
