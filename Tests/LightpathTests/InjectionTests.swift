@@ -55,27 +55,8 @@ import Testing
     }
 
     func post(_ body: [UInt8], _ headers: String = "") -> String {
-      let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-      defer { close(descriptor) }
-      var name = sockaddr_in()
-      name.sin_family = sa_family_t(AF_INET)
-      name.sin_port = port.bigEndian
-      name.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-      _ = withUnsafePointer(to: &name) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-        }
-      }
       let head = "POST /block HTTP/1.1\r\nHost: 127.0.0.1:\(port)\r\nContent-Length: \(body.count)\r\n\(headers)\r\n"
-      let bytes = Array(head.utf8) + body
-      _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL))
-      var answer: [UInt8] = []
-      var buffer = [UInt8](repeating: 0, count: 65_536)
-      while true {
-        let n = recv(descriptor, &buffer, buffer.count, 0)
-        if n <= 0 { return String(decoding: answer, as: UTF8.self) }
-        answer += buffer[..<n]
-      }
+      return http(port, Array(head.utf8) + body)
     }
   }
 

@@ -63,7 +63,7 @@ import Testing
     #expect(try Program.run(["report", "--store", overlay.path("bob.sqlite"), "--html", page]).status == 0)
     #expect(try String(contentsOfFile: page, encoding: .utf8).contains("</html>"))
     // The same in metrics.
-    let metrics = get("/metrics", port: port)
+    let metrics = http(port, Array("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8))
     #expect(metrics.contains("lightpath_clock_uncertainty_seconds{peer=\"alice\"}"))
     #expect(metrics.contains("lightpath_lead_blocks 1\n") && metrics.contains("lightpath_lead_wins 1\n"))
     #expect(metrics.contains("lightpath_block_receive_seconds_count 1\n"))
@@ -157,28 +157,5 @@ import Testing
     try "no block".write(toFile: wrong, atomically: true, encoding: .utf8)
     let refusal = try Program.run(["demo", "--block", wrong])
     #expect(refusal.status == 2 && refusal.error.contains("wrong.raw"), "\(refusal)")
-  }
-
-  private func get(_ path: String, port: UInt16) -> String {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    defer { close(descriptor) }
-    var name = sockaddr_in()
-    name.sin_family = sa_family_t(AF_INET)
-    name.sin_port = port.bigEndian
-    name.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    _ = withUnsafePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-      }
-    }
-    let bytes = Array("GET \(path) HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8)
-    _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL))
-    var answer: [UInt8] = []
-    var buffer = [UInt8](repeating: 0, count: 65_536)
-    while true {
-      let count = recv(descriptor, &buffer, buffer.count, 0)
-      if count <= 0 { return String(decoding: answer, as: UTF8.self) }
-      answer += buffer[..<count]
-    }
   }
 }

@@ -154,35 +154,14 @@ import Testing
     let alice = try RelayProcess(arguments, socket: overlay.path("alice.sock"))
     defer { alice.kill() }
     #expect(eventually { alice.status != nil })
-    func http(_ request: String) -> String {
-      let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-      defer { close(descriptor) }
-      var name = sockaddr_in()
-      name.sin_family = sa_family_t(AF_INET)
-      name.sin_port = port.bigEndian
-      name.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-      _ = withUnsafePointer(to: &name) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-        }
-      }
-      let bytes = Array(request.utf8)
-      _ = send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL))
-      var answer: [UInt8] = []
-      var buffer = [UInt8](repeating: 0, count: 65_536)
-      while true {
-        let n = recv(descriptor, &buffer, buffer.count, 0)
-        if n <= 0 { return String(decoding: answer, as: UTF8.self) }
-        answer += buffer[..<n]
-      }
-    }
-    let metrics = http("GET /metrics HTTP/1.1\r\nHost: localhost:\(port)\r\n\r\n")
+    func ask(_ request: String) -> String { http(port, Array(request.utf8)) }
+    let metrics = ask("GET /metrics HTTP/1.1\r\nHost: localhost:\(port)\r\n\r\n")
     #expect(metrics.hasPrefix("HTTP/1.1 200") && metrics.contains("lightpath_peer_up{peer=\"bob\"} 0"))
-    #expect(http("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n").hasPrefix("HTTP/1.1 403"))
+    #expect(ask("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n").hasPrefix("HTTP/1.1 403"))
     let page = "POST /block HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://evil.example\r\nContent-Length: 3\r\n\r\nabc"
-    #expect(http(page).hasPrefix("HTTP/1.1 403"))
+    #expect(ask(page).hasPrefix("HTTP/1.1 403"))
     let nonsense = "POST /block HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc"
-    #expect(http(nonsense).hasPrefix("HTTP/1.1 422"))
+    #expect(ask(nonsense).hasPrefix("HTTP/1.1 422"))
     #expect(alice.process.isRunning)
   }
 }
