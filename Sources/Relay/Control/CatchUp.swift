@@ -34,12 +34,12 @@ public struct CatchUp: Sendable {
   static let blockGrace = Interval.microseconds(250_000)
   /// A peer that left three requests for headers unanswered rests for a second, then two, four, eight: on a bad line every
   /// one of them may have been lost, and there may be nobody else to ask.
-  private static func rest(_ rests: Int) -> Interval { headerTimeout * Int64(1 << min(rests, 3)) }
+  static func rest(_ rests: Int) -> Interval { headerTimeout * Int64(1 << min(rests, 3)) }
   /// A peer that sent bad headers or led nowhere is not asked again for so long.
   static let penalty = Interval.microseconds(600_000_000)
   static let headersHeldMax = 2_000
 
-  private struct Link: Sendable {
+  struct Link: Sendable {
     var isUp = false
     var status: StatusHead?
     var wantsHeaders = false
@@ -53,20 +53,20 @@ public struct CatchUp: Sendable {
     var answerAt = 0
     var answerHeight = 0
   }
-  private struct HeaderRequest: Sendable {
+  struct HeaderRequest: Sendable {
     var link: LinkID
     var deadline: Instant
     var isSent = false
     var isProductive = false
   }
-  private struct BlockRequest: Sendable {
+  struct BlockRequest: Sendable {
     var hash: Hash256
     var link: LinkID
     var deadline: Instant
     var isSent = false
   }
   /// A block that is missing, and since when.
-  private struct Missing: Sendable {
+  struct Missing: Sendable {
     var hash: Hash256
     var since: Instant
     var tried = LinkSet.none
@@ -78,13 +78,13 @@ public struct CatchUp: Sendable {
     var rounds: Int64 = 0
   }
 
-  private var links = Array(repeating: Link(), count: LinkSet.capacity)
-  private var headerRequest: HeaderRequest?
+  var links = Array(repeating: Link(), count: LinkSet.capacity)
+  var headerRequest: HeaderRequest?
   /// Headers of the running answer that came before their parents, by height.
-  private var held: [UInt32: HeaderBytes] = [:]
-  private var lastHeight: UInt32 = 0
-  private var blockRequests: [BlockRequest] = []
-  private var missing: [Missing] = []
+  var held: [UInt32: HeaderBytes] = [:]
+  var lastHeight: UInt32 = 0
+  var blockRequests: [BlockRequest] = []
+  var missing: [Missing] = []
 
   public init() {}
 
@@ -134,132 +134,6 @@ public struct CatchUp: Sendable {
   /// Something of this peer's has an unknown parent: it knows headers that we don't.
   public mutating func noteUnknownParent(from link: LinkID) {
     if links[Int(link.index)].isUp { links[Int(link.index)].wantsHeaders = true }
-  }
-
-  // MARK: Headers
-
-  public enum HeadersOutcome: Sendable {
-    /// Not asked for, or beyond what an answer may hold.
-    case ignored
-    /// New headers in the chain; the last one's acceptance. Replay what waits for parents.
-    case accepted(HeaderChain.Acceptance)
-    /// Nothing new yet.
-    case waiting
-    /// A bad header: the peer isn't asked again for ten minutes.
-    case refused(HeaderRejection)
-  }
-
-  /// HEADERS. `unixTime` in seconds is for the chain's rules.
-  public mutating func receive(
-    _ message: borrowing HeadersMessage, from link: LinkID, chain: inout HeaderChain, unixTime: UInt32, now: Instant
-  ) -> HeadersOutcome {
-    guard let request = headerRequest, request.link == link, request.isSent else { return .ignored }
-    let i = Int(link.index)
-    if message.count == 0 {
-      // It knows nothing after our locator, though its tip is unknown here: leave it be until that changes.
-      links[i].wantsHeaders = false
-      if !request.isProductive { noteUseless(i, now, chain) }
-      endHeaderRequest()
-      return .waiting
-    }
-    lastHeight = max(lastHeight, message.lastHeight)
-    for k in 0..<message.count where held.count < Self.headersHeldMax {
-      held[message.startHeight &+ UInt32(k)] = message.header(k)
-    }
-    var result: HeaderChain.Acceptance?
-    var reached = 0
-    var isGrowing = true
-    while isGrowing, let height = held.keys.min(), let bytes = held[height] {
-      isGrowing = false
-      // The lowest first; a gap ends it, for a later message to fill.
-      var at = height
-      var next: HeaderBytes? = bytes
-      while let bytes = next {
-        guard let header = bytes.withBytes({ try? BlockHeader(parsing: $0) }) else { break }
-        do throws(HeaderRejection) {
-          let acceptance = try chain.accept(header, now: unixTime)
-          if acceptance.isNew { result = acceptance }
-          reached = acceptance.entry.height
-        } catch {
-          if case .unknownParent = error { break }
-          links[i].wantsHeaders = false
-          links[i].shunnedUntil = now + Self.penalty
-          endHeaderRequest()
-          return .refused(error)
-        }
-        held[at] = nil
-        isGrowing = true
-        at &+= 1
-        next = held[at]
-      }
-    }
-    if result != nil {
-      // Only what costs proof of work buys time.
-      headerRequest?.isProductive = true
-      headerRequest?.deadline = now + Self.headerTimeout
-    }
-    if held.isEmpty && UInt32(clamping: reached) >= lastHeight {
-      // The whole answer is in. Enough, unless the peer's tip is still unknown and this helped.
-      let tip = links[i].status.map { Hash256($0.tip) }
-      links[i].wantsHeaders = tip.map { chain.entry($0) == nil } ?? false
-      if headerRequest?.isProductive == true {
-        links[i].attempts = 0
-        links[i].rests = 0
-      } else {
-        noteUseless(i, now, chain)
-      }
-      endHeaderRequest()
-    }
-    if let result { return .accepted(result) }
-    return .waiting
-  }
-
-  /// An answer without anything new. When its peer's tip has become known meanwhile, somebody else was faster, and it may
-  /// be the very one to ask for blocks: it only comes after others the next time. Else it leads nowhere.
-  private mutating func noteUseless(_ i: Int, _ now: Instant, _ chain: borrowing HeaderChain) {
-    if let status = links[i].status, chain.entry(Hash256(status.tip)) != nil {
-      links[i].attempts += 1
-    } else {
-      links[i].shunnedUntil = now + Self.headerTimeout * 10
-    }
-  }
-
-  private mutating func endHeaderRequest() {
-    headerRequest = nil
-    held.removeAll(keepingCapacity: true)
-    lastHeight = 0
-  }
-
-  /// GETHEADERS: prepares the answer, which `next` sends piece by piece. A new question replaces the old answer.
-  public mutating func receive(
-    _ message: borrowing GetHeadersMessage, from link: LinkID, chain: borrowing HeaderChain
-  ) {
-    let i = Int(link.index)
-    guard links[i].isUp else { return }
-    var locator: [Hash256] = []
-    for k in 0..<message.count { locator.append(Hash256(message.hash(k))) }
-    let headers = Self.answer(locator, wanted: Hash256(message.stop), chain)
-    links[i].answer = headers.prefix(RelayLimits.headersPerAnswer).map { HeaderBytes($0.bytes.span.bytes) }
-    links[i].answerAt = 0
-    links[i].answerHeight = headers.first.flatMap { chain.entry($0.hash)?.height } ?? -1
-  }
-
-  /// The best branch after the locator. A wanted block beside it is answered with its own branch: what a relay says is its
-  /// tip lies there while the best header's body is kept back, and nobody would learn the tip's header otherwise.
-  private static func answer(
-    _ locator: [Hash256], wanted: Hash256, _ chain: borrowing HeaderChain
-  ) -> [BlockHeader] {
-    guard let entry = chain.entry(wanted), !entry.isInvalid, !chain.isOnBestBranch(wanted),
-      let shared = locator.first(where: { chain.isOnBestBranch($0) }).flatMap({ chain.entry($0)?.height })
-    else { return chain.headers(after: locator, stop: .zero) }
-    var headers: [BlockHeader] = []
-    var next: HeaderChain.Entry? = entry
-    while let entry = next, let header = entry.header, headers.count < RelayLimits.headersPerAnswer {
-      if locator.contains(entry.hash) || entry.height <= shared && chain.isOnBestBranch(entry.hash) { break }
-      headers.append(header)
-      next = chain.entry(header.previous)
-    }
-    return headers.reversed()
   }
 
   // MARK: Blocks
@@ -374,38 +248,6 @@ public struct CatchUp: Sendable {
     return wanted
   }
 
-  private mutating func decideHeaders(_ now: Instant, _ chain: borrowing HeaderChain) {
-    if let request = headerRequest, request.deadline <= now {
-      let i = Int(request.link.index)
-      // Lost on the way; or a peer that doesn't answer: three times in a row, then others.
-      if !request.isProductive { links[i].attempts += 1 }
-      if links[i].attempts >= 3 {
-        links[i].attempts = 0
-        links[i].shunnedUntil = now + Self.rest(links[i].rests)
-        links[i].rests += 1
-      }
-      endHeaderRequest()
-    }
-    if headerRequest != nil { return }
-    var best: Int?
-    for i in links.indices where links[i].isUp && links[i].wantsHeaders && links[i].shunnedUntil <= now {
-      // Asked about since, the tip may have become known through somebody else.
-      if let tip = links[i].status.map({ Hash256($0.tip) }), chain.entry(tip) != nil, chain.tip.hash == tip {
-        links[i].wantsHeaders = false
-        continue
-      }
-      // Most work first, but its work is a claim: who left requests unanswered comes after the others.
-      let isBetter =
-        best.map { b in
-          links[i].attempts != links[b].attempts
-            ? links[i].attempts < links[b].attempts
-            : UInt256(links[i].status?.work ?? .zero) > UInt256(links[b].status?.work ?? .zero)
-        } ?? true
-      if isBetter { best = i }
-    }
-    if let best { headerRequest = HeaderRequest(link: LinkID(UInt16(best)), deadline: now + Self.headerTimeout) }
-  }
-
   // MARK: Sending
 
   /// The next message for a link: a request, or a piece of an answer. Writes it and returns its length; 0 for none.
@@ -462,17 +304,18 @@ public struct CatchUp: Sendable {
       || links[i].answerAt < links[i].answer.count
   }
 
-  /// When to call `decide`.
-  public func nextDeadline(now: Instant) -> Instant {
+  /// When to call `decide`: in the past when something is due that no call has seen yet.
+  public var nextDeadline: Instant {
     var deadline = headerRequest?.deadline ?? .never
     for request in blockRequests { deadline = min(deadline, request.deadline) }
-    for block in missing where !blockRequests.contains(where: { $0.hash == block.hash }) {
-      let time = max(block.since + Self.blockGrace, block.restUntil)
-      // Already due, but two others are being fetched or nobody has it: their end, or a STATUS, brings the next look.
-      if time > now { deadline = min(deadline, time) }
+    // While as many are being fetched as may be, the others wait for their end.
+    if blockRequests.count < Self.blocksAtOnce {
+      for block in missing where !blockRequests.contains(where: { $0.hash == block.hash }) {
+        deadline = min(deadline, max(block.since + Self.blockGrace, block.restUntil))
+      }
     }
-    for link in links where link.isUp && link.wantsHeaders && headerRequest == nil && link.shunnedUntil > now {
-      deadline = min(deadline, link.shunnedUntil)
+    if headerRequest == nil {
+      for link in links where link.isUp && link.wantsHeaders { deadline = min(deadline, link.shunnedUntil) }
     }
     return deadline
   }

@@ -250,8 +250,8 @@ extension RelayCore {
     }
   }
 
-  func catchUpDeadline(_ now: Instant) -> Instant {
-    var deadline = min(catchUp.nextDeadline(now: now), transactions.nextDeadline)
+  var catchUpDeadline: Instant {
+    var deadline = min(catchUp.nextDeadline, transactions.nextDeadline)
     var peers = upLinks
     while let peer = peers.popFirst() { deadline = min(deadline, transactions.ready(peer)) }
     return deadline
@@ -259,7 +259,7 @@ extension RelayCore {
 
   /// When background work is next due; no oftener than every 5 ms.
   mutating func armBackground(now: Instant) {
-    nextBackground = max(catchUpDeadline(now), now + .milliseconds(5 as Int64))
+    nextBackground = max(catchUpDeadline, now + .milliseconds(5 as Int64))
   }
 
   mutating func runBackground(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
@@ -281,6 +281,7 @@ extension RelayCore {
   public mutating func announce(_ handle: EntryHandle, now: Instant) {
     guard let slot = store.slot(handle) else { return }
     transactions.added(handle, wtxid: store.wtxid(slot), weight: store.weight(slot), now: now)
+    transactions.announceResolved(in: store, now: now)
     if nextBackground > now + .milliseconds(20 as Int64) { nextBackground = now + .milliseconds(20 as Int64) }
   }
 
