@@ -76,8 +76,6 @@ struct BlockState: ~Copyable {
   var completeAt = Instant.never
   /// Asked for by this relay's catch-up: comes and is sent as background.
   var isCatchUp = false
-  /// Of the overlay secret that keys the short ids.
-  var epoch: UInt32 = 0
   /// Transactions that were neither in the mempool nor explicit, by size.
   var missing = SizeClassCounts()
   /// The sizes of its transactions, for budgets; once they are known.
@@ -153,9 +151,10 @@ struct BlockState: ~Copyable {
   }
 
   /// The slot of a sketch, or nil.
-  func sketch(_ id: UInt32, bytes: Int) -> Int? {
+  func sketch(_ id: UInt32, epoch: UInt32, bytes: Int) -> Int? {
     for slot in 0..<BlockState.sketchSlots where has(slot) {
-      if objects[slot].sketchID == id && objects[slot].shape.byteCount == bytes { return slot }
+      let isIt = objects[slot].sketchID == id && objects[slot].epoch == epoch && objects[slot].shape.byteCount == bytes
+      if isIt { return slot }
     }
     return nil
   }

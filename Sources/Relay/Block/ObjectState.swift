@@ -12,6 +12,8 @@ struct ObjectState: ~Copyable {
   let kind: ObjectKind
   /// Tells sketches of one block apart; 0 for other kinds.
   let sketchID: UInt32
+  /// Of the overlay secret that keys a sketch's short ids: sites may differ in it while secrets rotate.
+  let epoch: UInt32
   let shape: ObjectShape
   let lanes = Lanes()
   var log: ChunkLog
@@ -32,9 +34,13 @@ struct ObjectState: ~Copyable {
   private let firstRun: UInt32
 
   /// Incoming: ready for chunks.
-  init(kind: ObjectKind, sketchID: UInt32 = 0, shape: ObjectShape, decoder: consuming Decoder, ownKey: UInt32) {
+  init(
+    kind: ObjectKind, sketchID: UInt32 = 0, epoch: UInt32 = 0, shape: ObjectShape, decoder: consuming Decoder,
+    ownKey: UInt32
+  ) {
     self.kind = kind
     self.sketchID = sketchID
+    self.epoch = epoch
     self.shape = shape
     log = ChunkLog(capacity: 2 * shape.sourceCount + 64)
     self.decoder = consume decoder
@@ -43,9 +49,13 @@ struct ObjectState: ~Copyable {
   }
 
   /// Whole from the start.
-  init(kind: ObjectKind, sketchID: UInt32 = 0, shape: ObjectShape, encoder: consuming Encoder, ownKey: UInt32) {
+  init(
+    kind: ObjectKind, sketchID: UInt32 = 0, epoch: UInt32 = 0, shape: ObjectShape, encoder: consuming Encoder,
+    ownKey: UInt32
+  ) {
     self.kind = kind
     self.sketchID = sketchID
+    self.epoch = epoch
     self.shape = shape
     log = ChunkLog(capacity: 1)
     decoder = nil

@@ -73,7 +73,8 @@ extension RelayCore {
     guard block.pointee.has(decoded), !block.pointee.object(decoded).pointee.sources.isEmpty,
       let parsed = block.pointee.assembly.check?.block
     else { return }
-    let key = shortIDKey(parent: block.pointee.header.previous, epoch: block.pointee.epoch)
+    let epoch = block.pointee.object(decoded).pointee.epoch
+    let key = shortIDKey(parent: block.pointee.header.previous, epoch: epoch)
     let bytes = block.pointee.object(decoded).pointee.bytes.bytes
     let sketch = try? Sketch(
       parsing: bytes, transactionCount: block.pointee.transactionCount, bodyByteCount: block.pointee.bodyBytes)
@@ -82,7 +83,9 @@ extension RelayCore {
       for index in 0..<sketch.transactionCount where isTrue {
         isTrue = Int(sketch.byteCounts[index]) == parsed.transactions[index].byteCount
         let id = sketch.shortIDs[index]
-        if id != TransactionStore.noID { isTrue = isTrue && id == store.shortID(parsed.wtxids[index], key) }
+        if id != TransactionStore.noID && holdsEpoch(epoch) {
+          isTrue = isTrue && id == store.shortID(parsed.wtxids[index], key)
+        }
       }
     }
     if isTrue { return }

@@ -94,8 +94,7 @@ extension RelayCore {
   mutating func makeSketch(_ slot: Int, explicit: [Int]) {
     let block = blocks[slot]
     guard let parsed = block.pointee.assembly.check?.block ?? block.pointee.parsed else { return }
-    block.pointee.epoch = sketchEpoch
-    let key = shortIDKey(parent: block.pointee.header.previous, epoch: block.pointee.epoch)
+    let key = shortIDKey(parent: block.pointee.header.previous, epoch: sketchEpoch)
     let bytes = withBodyBytes(slot) { Sketch.encode(parsed, in: $0, explicit: explicit, key: key) }
     counters.idsComputed += UInt64(parsed.transactions.count)
     putSketch(slot, bytes)
@@ -115,7 +114,8 @@ extension RelayCore {
       block.pointee.drop(place!, &pool)
     }
     block.pointee.put(
-      ObjectState(kind: .sketch, sketchID: id, shape: shape, encoder: encoder, ownKey: ownKey), in: place!)
+      ObjectState(
+        kind: .sketch, sketchID: id, epoch: sketchEpoch, shape: shape, encoder: encoder, ownKey: ownKey), in: place!)
     block.pointee.sketchDecoded = place!
     block.pointee.report.sketchBytes = bytes.count
   }

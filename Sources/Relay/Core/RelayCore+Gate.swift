@@ -176,7 +176,6 @@ extension RelayCore {
       bodyBytes: Int(head.bodyBytes), transactionCount: Int(head.transactionCount),
       chunkBytes: Int(head.bodyChunkBytes), serial: serial, stage: .collecting, maker: head.maker)
     block.isCatchUp = catchUpWants(hash)
-    block.epoch = head.epoch
     block.put(
       ObjectState(kind: .body, shape: body, decoder: decoders.take(body), ownKey: ownKey), in: BlockState.bodySlot)
     blocks.insert(block, at: slot)
@@ -264,7 +263,7 @@ extension RelayCore {
   /// The object slot of the sketch that a packet belongs to, made when it is the first of it; -1 when it can't be taken.
   private mutating func sketchSlot(_ slot: Int, _ head: SketchHead, _ from: Arrival) -> Int {
     let block = blocks[slot]
-    if let found = block.pointee.sketch(head.sketchID, bytes: Int(head.sketchBytes)) { return found }
+    if let found = block.pointee.sketch(head.sketchID, epoch: head.epoch, bytes: Int(head.sketchBytes)) { return found }
     var begun = 0
     for sketch in 0..<BlockState.sketchSlots where block.pointee.has(sketch) {
       if block.pointee.object(sketch).pointee.creator == from.link { begun += 1 }
@@ -278,7 +277,8 @@ extension RelayCore {
     }
     block.pointee.put(
       ObjectState(
-        kind: .sketch, sketchID: head.sketchID, shape: shape, decoder: decoders.take(shape), ownKey: ownKey), in: free)
+        kind: .sketch, sketchID: head.sketchID, epoch: head.epoch, shape: shape, decoder: decoders.take(shape),
+        ownKey: ownKey), in: free)
     block.pointee.object(free).pointee.creator = from.link
     if block.pointee.sketchSent < 0 {
       block.pointee.sketchSent = free

@@ -112,6 +112,11 @@ extension RelayCore {
     return OverlayIDKey(k0: digest.w0, k1: digest.w1)
   }
 
+  /// Short ids of this epoch can be computed here.
+  func holdsEpoch(_ epoch: UInt32) -> Bool {
+    epochSecrets.isEmpty ? epoch == 0 : epochSecrets.contains { $0.epoch == epoch }
+  }
+
   /// The epoch for sketches made here: the lowest that a neighbour agreed on, since all relays still hold it.
   mutating func refreshEpoch() {
     var epoch: UInt32 = 0

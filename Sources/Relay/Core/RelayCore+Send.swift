@@ -336,7 +336,7 @@ extension RelayCore {
           flags: flags, header: block.pointee.headerBytes, bodyBytes: UInt32(block.pointee.bodyBytes),
           sketchBytes: UInt32(object.pointee.shape.byteCount), sketchID: object.pointee.sketchID,
           transactionCount: UInt32(block.pointee.transactionCount), bodyChunkBytes: UInt16(block.pointee.chunkBytes),
-          epoch: block.pointee.epoch, maker: maker, more: more, moreBody: moreBody, age: age, index: index)
+          epoch: object.pointee.epoch, maker: maker, more: more, moreBody: moreBody, age: age, index: index)
         var out = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: count))
         _ = SketchMessage(head, chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes).write(into: &out)
       }

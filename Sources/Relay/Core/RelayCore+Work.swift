@@ -110,7 +110,8 @@ extension RelayCore {
   private mutating func match(_ slot: Int, now: Instant) -> Bool {
     let block = blocks[slot]
     let sketch = block.pointee.assembly.sketch!
-    let key = shortIDKey(parent: block.pointee.header.previous, epoch: block.pointee.epoch)
+    let epoch = block.pointee.object(block.pointee.sketchDecoded).pointee.epoch
+    let key = shortIDKey(parent: block.pointee.header.previous, epoch: epoch)
     sketch.match(in: store, key: key, into: &matchSlots)
     counters.idsMatched += UInt64(sketch.transactionCount)
     for index in 0..<matchSlots.count where matchSlots[index] != TransactionStore.missing {
