@@ -145,7 +145,7 @@ extension OverlayMap {
     #expect(map.role(for: overlay.key(0), to: LinkID(1)) == .spare)
     #expect(map.primaries(for: 0xFFFF_FFFF).bits == .max)
     let down = [StatusRow(neighbour: overlay.key(0), delay: 1_000, flags: [.trusted])]
-    #expect(map.hear(down, on: 1) == true)
+    #expect(map.hear(down, on: 1, now: .zero + .microseconds(1_000_000)) == true)
     draw(&map)
     #expect(map.role(for: overlay.key(0), to: LinkID(1)) == .primary)
   }

@@ -17,6 +17,10 @@ public struct OverlayMap: Sendable {
   static let checkPenalty: UInt32 = 500
   /// Rows older than this are forgotten.
   public static let rowLifetime = Interval.microseconds(15_000_000)
+  /// The rows of one relay are passed on no oftener than this, and a neighbour's own also when nothing has changed for
+  /// `refresh`: relays further away forget them otherwise.
+  static let passInterval = Interval.microseconds(1_000_000)
+  static let refresh = Interval.microseconds(5_000_000)
   static let unreachable = UInt32.max / 4
 
   private struct Cell: Sendable {
@@ -28,7 +32,10 @@ public struct OverlayMap: Sendable {
   private struct Origin: Sendable {
     var sequence: UInt32 = 0
     var heard = Instant.zero
-    var passedOn = Instant.zero
+    /// When its rows were last told to other neighbours.
+    var passedOn: Instant?
+    /// They have changed since.
+    var isNews = false
     var isDirect = false
     var isHeard = false
   }
@@ -89,7 +96,7 @@ public struct OverlayMap: Sendable {
   /// This relay's own links, as its STATUS states them.
   public mutating func noteOwn(_ rows: Span<StatusRow>) { replace(own, rows) }
 
-  /// A neighbour's STATUS. True when its links changed: pass them on.
+  /// A neighbour's STATUS. True when its rows are to be passed on: they changed, or it is time again.
   @discardableResult
   public mutating func note(_ status: borrowing StatusMessage, on link: LinkID, now: Instant) -> Bool {
     let origin = neighbours[Int(link.index)]
@@ -97,7 +104,21 @@ public struct OverlayMap: Sendable {
     origins[origin].isDirect = true
     origins[origin].isHeard = true
     origins[origin].heard = now
-    return replace(origin, count: status.rowCount) { status.row($0) }
+    if replace(origin, count: status.rowCount, { status.row($0) }) { origins[origin].isNews = true }
+    if let last = origins[origin].passedOn {
+      let isDue = now - last >= (origins[origin].isNews ? Self.passInterval : Self.refresh)
+      if !isDue { return false }
+    }
+    origins[origin].isNews = false
+    origins[origin].passedOn = now
+    return true
+  }
+
+  /// Whether the relay at the end of `link` hears `relay`'s own STATUS, as that one says: it needs no MAP of it.
+  public func hears(_ link: LinkID, statusOf relay: UInt32) -> Bool {
+    let peer = neighbours[Int(link.index)]
+    guard peer >= 0, let origin = index(relay) else { return false }
+    return origin == peer || cells[origin * keys.count + peer].isUp
   }
 
   /// A MAP from a neighbour. True when it is news and should be passed on to the other neighbours.
@@ -113,8 +134,8 @@ public struct OverlayMap: Sendable {
     origins[origin].heard = now
     origins[origin].isHeard = true
     origins[origin].isDirect = false
-    replace(origin, count: map.rowCount) { map.row($0) }
-    if now - known.passedOn < .microseconds(1_000_000) && known.isHeard { return false }
+    replace(origin, count: map.rowCount, { map.row($0) })
+    if let last = known.passedOn, now - last < Self.passInterval { return false }
     origins[origin].passedOn = now
     return true
   }
@@ -133,6 +154,7 @@ public struct OverlayMap: Sendable {
     replace(origin, count: rows.count) { rows[$0] }
   }
 
+  /// True when they differ from what was held.
   @discardableResult
   private mutating func replace(_ origin: Int, count: Int, _ row: (Int) -> StatusRow) -> Bool {
     let n = keys.count

@@ -230,26 +230,24 @@ extension RelayCore {
   ) throws(DecodeError) {
     let status = try StatusMessage(parsing: message)
     controller.note(status.head, on: from.link, ownTransactions: store.counts(.node).transactions)
-    if map.note(status, on: from.link, now: from.now) {
-      passOn(status, from, into: &sink)
-      workDue = true
-    }
+    if map.note(status, on: from.link, now: from.now) { passOn(status, from, into: &sink) }
+    if map.needsRecompute { workDue = true }
     if status.head.flags.contains(.answer) { sendStatus(to: from.link, wantsAnswer: false, now: from.now, into: &sink) }
     noteTip(of: status.head, from, into: &sink)
   }
 
-  /// A neighbour's links changed: the other neighbours hear of it.
+  /// A neighbour's links: the other neighbours hear of them, but for those that it tells itself.
   private mutating func passOn(
     _ status: borrowing StatusMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
   ) {
     var rows: [StatusRow] = []
     for index in 0..<status.rowCount { rows.append(status.row(index)) }
-    mapSequence &+= 1
     let origin = link(from.link).pointee.key4
-    // Sequences of one origin come from several relays: time makes them comparable.
-    let sequence = UInt32(truncatingIfNeeded: from.now.nanoseconds / 1_000_000) &+ mapSequence
-    var peers = upLinks
-    peers.remove(from.link)
+    // Sequences of one origin come from several relays: the time of day makes them comparable, in milliseconds, and an
+    // origin's rows are passed on at most once a second.
+    let milliseconds = (configuration.unixNanosecondsAtZero &+ Int64(clamping: from.now.nanoseconds)) / 1_000_000
+    let sequence = UInt32(truncatingIfNeeded: milliseconds)
+    var peers = mapAudience(of: origin, from: from.link)
     while let peer = peers.popFirst() {
       send(to: peer, urgency: .background, capacity: 1_000, into: &sink) { out in
         MapMessage.write(origin: origin, sequence: sequence, rows: rows.span, into: &out)
@@ -257,15 +255,26 @@ extension RelayCore {
     }
   }
 
+  /// The neighbours that are told of a relay's links: not whom it came from, and not those that hear the relay itself.
+  private func mapAudience(of origin: UInt32, from link: LinkID) -> LinkSet {
+    var audience = LinkSet.none
+    var peers = upLinks
+    peers.remove(link)
+    while let peer = peers.popFirst() {
+      if !map.hears(peer, statusOf: origin) { audience.insert(peer) }
+    }
+    return audience
+  }
+
   /// A relay further away, told by a neighbour.
   mutating func receiveMap(
     _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
   ) throws(DecodeError) {
     let news = try MapMessage(parsing: message)
-    guard map.note(news, now: from.now) else { return }
-    workDue = true
-    var peers = upLinks
-    peers.remove(from.link)
+    let isPassedOn = map.note(news, now: from.now)
+    if map.needsRecompute { workDue = true }
+    if !isPassedOn { return }
+    var peers = mapAudience(of: news.origin, from: from.link)
     let pointer = message.withUnsafeBytes { $0 }
     while let peer = peers.popFirst() {
       send(to: peer, urgency: .background, capacity: 1_000, into: &sink) { out in

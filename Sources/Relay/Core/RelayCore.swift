@@ -52,7 +52,6 @@ public struct RelayCore: ~Copyable {
   var nextBackground = Instant.never
   /// Blames that wait for their block; at most 64.
   var blames: [PendingBlame] = []
-  var mapSequence: UInt32 = 0
   /// What is lost on the way here, link by link.
   let meters: UnsafeMutablePointer<LossMeter>
   var nextStatus = Instant.zero
