@@ -89,8 +89,14 @@ let package = Package(
     tests("ErasureCode", ["Ground", "Bitcoin", "RealBlocks", "CKernels", "UringSupport"]),
     tests("Wire", ["Ground"]),
     tests("Mempool", ["Ground", "Bitcoin", "RealBlocks", "CKernels"]),
-    tests("Relay", ["Ground", "Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "RealBlocks"]),
-    // UringSupport counts the calling thread's allocations, here and for ErasureCode.
+    // Where the cores of Relay and Site send to under a virtual clock.
+    .target(name: "MemorySink", dependencies: ["Ground"], path: "Tests/MemorySink", swiftSettings: swift),
+    tests(
+      "Relay",
+      [
+        "Ground", "Bitcoin", "ErasureCode", "Mempool", "Session", "Wire", "RealBlocks", "MemorySink", "UringSupport",
+      ]),
+    // UringSupport counts the calling thread's allocations, here and for ErasureCode and Relay.
     tests("Session", ["Ground", "Wire", "UringSupport"]),
     tests("Measurement", ["Ground", "CLibsqlite3"]),
     .target(
@@ -101,7 +107,10 @@ let package = Package(
     tests("Simulation", ["Ground", "Topology", "RealBlocks"]),
     tests(
       "Site",
-      ["Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Measurement", "Ground", "RealBlocks"]),
+      [
+        "Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Measurement", "Ground", "RealBlocks",
+        "MemorySink",
+      ]),
     .testTarget(
       name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "RegtestNode", "Ground", "RealBlocks"],
       swiftSettings: swift),

@@ -7,29 +7,6 @@ import Wire
 
 /// What neighbours say beyond what a relay has room for: it is bounded, and an honest neighbour still has its place.
 @Suite struct BoundsTests {
-  private func sketch(_ block: TestBlock, bodyBytes: Int, sketchID: UInt32, index: UInt32 = 0) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: SketchMessage.encodedBytes)
-    let chunk = [UInt8](repeating: 7, count: RelayLimits.sketchChunkBytes)
-    bytes.withUnsafeMutableBytes { buffer in
-      var out = MutableRawSpan(_unsafeBytes: buffer)
-      _ = SketchMessage(
-        SketchHead(
-          flags: [], header: HeaderBytes(block.bytes.span.bytes), bodyBytes: UInt32(bodyBytes), sketchBytes: 5_000,
-          sketchID: sketchID, transactionCount: UInt32(block.parsed.transactions.count), bodyChunkBytes: 1_152,
-          epoch: 1, maker: sketchID, more: 0, moreBody: 0, age: 0, index: index),
-        chunk: chunk.span.bytes
-      ).write(into: &out)
-    }
-    return bytes
-  }
-
-  private func hear(_ net: TestNet, _ node: Int, from link: Int, _ bytes: [UInt8]) {
-    net.with(node) { core, sink, now in
-      core.receivePlaintext(bytes.span.bytes, from: LinkID(UInt16(link)), now: now, into: &sink)
-      core.batchEnded(now: now, into: &sink)
-    }
-  }
-
   /// More liars than places, each with other sizes, all before the true announcement.
   @Test func liesAboutSizesDontKeepTheTrueAnnouncementOut() throws {
     let block = try TestBlock("413567")
@@ -38,7 +15,7 @@ import Wire
     net.fill(0, block.parsed, block.bytes, missing: 0.01)
     net.run(.seconds(3))
     for liar in 1...5 {
-      hear(net, 0, from: liar, sketch(block, bodyBytes: block.bytes.count + liar, sketchID: UInt32(liar)))
+      net.hear(0, from: liar, block.sketchPacket(bodyBytes: block.bytes.count + liar, sketchID: UInt32(liar)))
     }
     try net.submit(block, at: 6)
     #expect(net.run(.seconds(15)) { net.isComplete(0, block.hash) })
@@ -53,17 +30,10 @@ import Wire
     net.start()
     net.fill(1, block.parsed, block.bytes, missing: 0)
     net.run(.seconds(3))
-    hear(net, 1, from: 0, sketch(block, bodyBytes: block.bytes.count, sketchID: 9))
+    net.hear(1, from: 0, block.sketchPacket(sketchID: 9))
     var wrong = Array(block.bytes.prefix(RelayLimits.chunkBytes))
     wrong[at] ^= 4
-    var bytes = [UInt8](repeating: 0, count: ChunkMessage.headBytes + wrong.count)
-    bytes.withUnsafeMutableBytes { buffer in
-      var out = MutableRawSpan(_unsafeBytes: buffer)
-      _ = ChunkMessage(
-        kind: .body, flags: [], block: block.hash.w0, maker: 9, more: 0, index: 0, chunk: wrong.span.bytes
-      ).write(into: &out)
-    }
-    hear(net, 1, from: 0, bytes)
+    net.hear(1, from: 0, chunkPacket(of: block.hash.w0, index: 0, wrong))
     try net.submit(block, at: 2)
     #expect(net.run(.seconds(20)) { net.isComplete(1, block.hash) })
     #expect(net.holds(1, block))
@@ -77,16 +47,7 @@ import Wire
     net.start()
     net.run(.seconds(2))
     let chunk = [UInt8](repeating: 1, count: RelayLimits.chunkBytes)
-    for index in 0..<300 {
-      var bytes = [UInt8](repeating: 0, count: ChunkMessage.headBytes + chunk.count)
-      bytes.withUnsafeMutableBytes { buffer in
-        var out = MutableRawSpan(_unsafeBytes: buffer)
-        _ = ChunkMessage(
-          kind: .body, flags: [], block: 4_711, maker: 9, more: 0, index: UInt32(index), chunk: chunk.span.bytes
-        ).write(into: &out)
-      }
-      hear(net, 1, from: 0, bytes)
-    }
+    for index in 0..<300 { net.hear(1, from: 0, chunkPacket(of: 4_711, index: UInt32(index), chunk)) }
     net.run(.milliseconds(300 as Int64))
     // 256 a neighbour: the oldest went.
     let first = net.with(1) { core, _, _ in core.counters }
@@ -106,14 +67,8 @@ import Wire
     try net.submit(block)
     #expect(net.run(.seconds(5)) { net.isComplete(1, block.hash) })
     let chunks = (block.bytes.count + RelayLimits.chunkBytes - 1) / RelayLimits.chunkBytes
-    func ask() {
-      var bytes = [UInt8](repeating: 0, count: NeedMessage.encodedBytes)
-      bytes.withUnsafeMutableBytes { buffer in
-        var out = MutableRawSpan(_unsafeBytes: buffer)
-        _ = NeedMessage(block: block.hash.w0, kind: .body, flags: [], count: .max, newestCounter: 0).write(into: &out)
-      }
-      hear(net, 0, from: 1, bytes)
-    }
+    let need = NeedMessage(block: block.hash.w0, kind: .body, flags: [], count: .max, newestCounter: 0)
+    func ask() { net.hear(0, from: 1, encoded { need.write(into: &$0) }) }
     // What goes out is lost, so that no HAVE ends it.
     net.filter = { _, _, _, _ in nil }
     let before = net.datagrams[0][1]

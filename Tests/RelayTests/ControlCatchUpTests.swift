@@ -288,7 +288,7 @@ private struct Network2 {
           let sent = node.catchUp.next(on: link, now: now, chain: node.chain, into: &raw)
           #expect(sent.count > 0)
         }
-        #expect(node.catchUp.nextDeadline(now: now) > .zero)
+        #expect(node.catchUp.nextDeadline > .zero)
       }
     }
     #expect(node.chain.tip.height == 12)

@@ -43,15 +43,8 @@ import Testing
 
   @Test func aBlockWhoseParentIsUnknownWaitsForItsHeaders() throws {
     // Relay 1 begins two blocks lower: relay 0 knows the headers in between.
-    let block = try TestBlock("482683")
     let chain = try Regtest(blocks: 3)
-    let net = TestNet(
-      [[1], [0]], block: chain.blocks[0].bytes, height: 1,
-      configure: { _, configuration in
-        configuration.network = .regtest
-        configuration.anchor = nil
-        configuration.unixNanosecondsAtZero = Int64(chain.time) * 1_000_000_000
-      })
+    let net = TestNet([[1], [0]], on: chain)
     net.start()
     net.run(.seconds(2))
     // Both blocks' headers are known to 0 only.
@@ -62,19 +55,12 @@ import Testing
     #expect(net.run(.seconds(5)) { net.isComplete(1, chain.blocks[2].hash) })
     let tip = net.with(1) { core, _, _ in core.chain.tip.height }
     #expect(tip == 3)
-    _ = block
   }
 
   @Test func aRelayThatReturnsFetchesWhatItMissed() throws {
     let chain = try Regtest(blocks: 4)
     var isCut = true
-    let net = TestNet(
-      [[1], [0]], block: chain.blocks[0].bytes, height: 1,
-      configure: { _, configuration in
-        configuration.network = .regtest
-        configuration.anchor = nil
-        configuration.unixNanosecondsAtZero = Int64(chain.time) * 1_000_000_000
-      })
+    let net = TestNet([[1], [0]], on: chain)
     net.filter = { _, _, _, bytes in isCut ? nil : bytes }
     net.start()
     for block in chain.blocks { try net.submit(block) }
@@ -86,13 +72,7 @@ import Testing
 
   @Test func tooOldBlocksAreNotTaken() throws {
     let chain = try Regtest(blocks: 6)
-    let net = TestNet(
-      [[1], [0]], block: chain.blocks[0].bytes, height: 1,
-      configure: { _, configuration in
-        configuration.network = .regtest
-        configuration.anchor = nil
-        configuration.unixNanosecondsAtZero = Int64(chain.time) * 1_000_000_000
-      })
+    let net = TestNet([[1], [0]], on: chain)
     net.start()
     net.run(.seconds(2))
     try net.with(1) { core, sink, now in
@@ -103,42 +83,5 @@ import Testing
     net.run(.seconds(1))
     #expect(net.events(1, .gatePassed).isEmpty)
     #expect(net.events(1, .gateRefused).contains { $0.a == UInt64(GateRefusal.tooOld.rawValue) })
-  }
-}
-
-/// A few re-mined blocks of real transactions on regtest's genesis.
-struct Regtest {
-  var blocks: [TestBlock] = []
-  var time: UInt32
-
-  init(blocks count: Int) throws {
-    let source = try TestBlock("413567")
-    var previous = Network.regtest.genesis.hash
-    time = Network.regtest.genesis.time
-    var next = 1
-    for height in 1...count {
-      time += 600
-      var builder = BlockBuilder(height: height, previous: previous, time: time)
-      for _ in 0..<100 {
-        builder.append(source.parsed.transactions[next], in: source.bytes.span.bytes)
-        next += 1
-      }
-      let block = try TestBlock(builder.build())
-      previous = block.hash
-      blocks.append(block)
-    }
-    time += 600
-  }
-}
-
-extension TestBlock {
-  init(_ raw: [UInt8]) throws {
-    var block = try ParsedBlock(parsing: raw.span.bytes)
-    block.hashAll(in: raw.span.bytes)
-    self.init(bytes: raw, parsed: block, height: BIP34.height(of: block.transactions[0], in: raw.span.bytes)!)
-  }
-
-  init(bytes: [UInt8], parsed: ParsedBlock, height: Int) {
-    (self.bytes, self.parsed, self.height) = (bytes, parsed, height)
   }
 }

@@ -74,10 +74,7 @@ import Wire
     var random = SeededRandom(seed: UInt64(seed))
     for step in 0..<1_500 {
       let bytes = message(&random, block)
-      net.with(1) { core, sink, now in
-        core.receivePlaintext(bytes.span.bytes, from: LinkID(0), now: now, into: &sink)
-        core.batchEnded(now: now, into: &sink)
-      }
+      net.hear(1, from: 0, bytes)
       if step % 50 == 0 { net.run(.milliseconds(1 as Int64)) }
     }
     let held = net.with(1) { core, _, _ in core.heldBytes }

@@ -1,56 +1,8 @@
 import Bitcoin
 import Ground
-import Mempool
-import RealBlocks
+import MemorySink
 import Relay
 import Testing
-
-/// A block with everything that tests need of it.
-struct TestBlock {
-  let bytes: [UInt8]
-  let parsed: ParsedBlock
-  let height: Int
-  var hash: Hash256 { parsed.hash }
-
-  init(_ name: String) throws {
-    let raw = try RealBlocks.bytes(name)
-    var block = try ParsedBlock(parsing: raw.span.bytes)
-    block.hashAll(in: raw.span.bytes)
-    height = BIP34.height(of: block.transactions[0], in: raw.span.bytes)!
-    (bytes, parsed) = (raw, block)
-  }
-}
-
-extension TestNet {
-  /// Sessions up, mempools filled, the block in at relay 0.
-  func begin(_ block: TestBlock, missing: Double = 0.01, cold: Set<Int> = []) throws {
-    start()
-    for node in 0..<count where !cold.contains(node) { fill(node, block.parsed, block.bytes, missing: missing) }
-    run(.seconds(4))
-    try submit(block)
-  }
-
-  func submit(_ block: TestBlock, at node: Int = 0) throws {
-    try with(node) { core, sink, now in
-      _ = try core.submit(
-        block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
-    }
-  }
-
-  func allComplete(_ block: TestBlock, but: Set<Int> = []) -> Bool {
-    (0..<count).allSatisfy { but.contains($0) || isComplete($0, block.hash) }
-  }
-
-  func holds(_ node: Int, _ block: TestBlock) -> Bool {
-    with(node) { core, _, _ in
-      core.withBlock(block.hash) { bytes, _ in bytes.withUnsafeBytes { $0.elementsEqual(block.bytes) } }
-    } == true
-  }
-
-  func report(_ node: Int, _ block: TestBlock) -> BlockReport {
-    with(node) { core, _, _ in core.report(of: block.hash)! }
-  }
-}
 
 @Suite struct PathTests {
   @Test(arguments: ["702861", "413567", "mainnet-0021868c2c"])

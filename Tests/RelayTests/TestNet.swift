@@ -1,5 +1,6 @@
 import Bitcoin
 import Ground
+import MemorySink
 import Mempool
 import RealBlocks
 import Relay
@@ -20,7 +21,7 @@ final class TestNet {
   var random: SeededRandom
   let count: Int
   private let cores: UnsafeMutablePointer<RelayCore>
-  private let sinks: UnsafeMutablePointer<TestSink>
+  private let sinks: UnsafeMutablePointer<MemorySink>
   private var heap: [Packet] = []
   private var order = 0
   /// One-way delay and loss of each direction.
@@ -30,6 +31,9 @@ final class TestNet {
   var filter: (TestNet, Int, Int, [UInt8]) -> [UInt8]? = { _, _, _, bytes in bytes }
   /// What is sent takes the sink's room.
   var drainsRoom = false
+  /// What each direction of a link takes, in bytes a millisecond, with room for two packets; nil: any number.
+  var bytesPerMillisecond: Int? { didSet { refill() } }
+  private var nextRefill = Instant.zero
   private(set) var events: [[RelayEvent]]
   var datagrams: [[Int]]
   let identities: [Identity]
@@ -51,7 +55,7 @@ final class TestNet {
     let overlay = OverlaySecret(generatedFrom: .predictable(seed: seed))
     let header = try! BlockHeader(parsing: block.span.bytes)
     for node in 0..<links.count {
-      (sinks + node).initialize(to: TestSink())
+      (sinks + node).initialize(to: MemorySink())
       var configuration = RelayConfiguration(
         identity: identities[node], overlay: overlay,
         links: links[node].map { peer in
@@ -73,6 +77,19 @@ final class TestNet {
     }
   }
 
+  /// Relays on regtest that know nothing of `chain` yet.
+  convenience init(
+    _ links: [[Int]], on chain: Regtest, delay: Interval = .milliseconds(10 as Int64), seed: UInt64 = 1,
+    trust: (Int, Int) -> Bool = { _, _ in true }, configure: (Int, inout RelayConfiguration) -> Void = { _, _ in }
+  ) {
+    self.init(links, block: chain.blocks[0].bytes, height: 1, delay: delay, seed: seed, trust: trust) {
+      $1.network = .regtest
+      $1.anchor = nil
+      $1.unixNanosecondsAtZero = Int64(chain.time) * 1_000_000_000
+      configure($0, &$1)
+    }
+  }
+
   deinit {
     cores.deinitialize(count: count)
     sinks.deinitialize(count: count)
@@ -84,7 +101,7 @@ final class TestNet {
   static func node(_ address: PeerAddress) -> Int { Int(address.low & 0xFF) }
 
   /// Calls into a relay, then takes its events and packets.
-  func with<R>(_ node: Int, _ body: (inout RelayCore, inout TestSink, Instant) throws -> R) rethrows -> R {
+  func with<R>(_ node: Int, _ body: (inout RelayCore, inout MemorySink, Instant) throws -> R) rethrows -> R {
     defer { collect(node) }
     return try body(&cores[node], &sinks[node], now)
   }
@@ -97,10 +114,31 @@ final class TestNet {
       let to = TestNet.node(address)
       datagrams[node][to] += 1
       if drainsRoom { sinks[node].room -= bytes.count }
+      sinks[node].rooms[LinkID(UInt16(to))]? -= bytes.count
       guard let bytes = filter(self, node, to, bytes) else { continue }
       if random.chance(loss[node][to]) { continue }
       order += 1
       push(Packet(at: now + delay[node][to], order: order, from: node, to: to, bytes: bytes))
+    }
+  }
+
+  private func refill() {
+    guard let rate = bytesPerMillisecond else { return }
+    nextRefill = now + .milliseconds(1 as Int64)
+    for node in 0..<count {
+      for peer in sinks[node].addresses.keys {
+        let full = max(rate, 2_408)
+        sinks[node].rooms[peer] = min((sinks[node].rooms[peer] ?? full) + rate, full)
+        with(node) { core, sink, now in core.roomAvailable(on: peer, now: now, into: &sink) }
+      }
+    }
+  }
+
+  /// A neighbour says this, as if it had sealed it.
+  func hear(_ node: Int, from link: Int, _ bytes: [UInt8]) {
+    with(node) { core, sink, now in
+      core.receivePlaintext(bytes.span.bytes, from: LinkID(UInt16(link)), now: now, into: &sink)
+      core.batchEnded(now: now, into: &sink)
     }
   }
 
@@ -136,6 +174,11 @@ final class TestNet {
       for node in 0..<count where cores[node].nextDeadline < next {
         next = cores[node].nextDeadline
         who = node
+      }
+      if bytesPerMillisecond != nil && nextRefill <= min(next, end) {
+        now = max(now, nextRefill)
+        refill()
+        continue
       }
       if next > end {
         now = end
@@ -180,36 +223,33 @@ final class TestNet {
   }
 }
 
-/// Hands on what a core sends; a queue as long as memory.
-struct TestSink: DatagramSink, ~Copyable {
-  var addresses: [LinkID: PeerAddress] = [:]
-  var sent: [(PeerAddress, [UInt8])] = []
-  var room = 1 << 20
-  var dropped = 0
-
-  mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate) { addresses[link] = address }
-  mutating func remove(_ link: LinkID) { addresses[link] = nil }
-
-  mutating func send(
-    on link: LinkID, urgency: Urgency, flow: FlowID, capacity: Int, _ write: (inout MutableRawSpan) -> Int
-  ) -> Bool {
-    guard let address = addresses[link] else { return false }
-    return reply(to: address, capacity: capacity, write)
+extension TestNet {
+  /// Sessions up, mempools filled, the block in at relay 0.
+  func begin(_ block: TestBlock, missing: Double = 0.01, cold: Set<Int> = []) throws {
+    start()
+    for node in 0..<count where !cold.contains(node) { fill(node, block.parsed, block.bytes, missing: missing) }
+    run(.seconds(4))
+    try submit(block)
   }
 
-  mutating func reply(to address: PeerAddress, capacity: Int, _ write: (inout MutableRawSpan) -> Int) -> Bool {
-    var bytes = [UInt8](repeating: 0, count: capacity)
-    let count = bytes.withUnsafeMutableBytes { buffer in
-      var span = MutableRawSpan(_unsafeBytes: buffer)
-      return write(&span)
+  func submit(_ block: TestBlock, at node: Int = 0) throws {
+    try with(node) { core, sink, now in
+      _ = try core.submit(
+        block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
     }
-    if count > 0 { sent.append((address, Array(bytes.prefix(count)))) }
-    return true
   }
 
-  mutating func drop(flow: FlowID, on link: LinkID) -> Int {
-    dropped += 1
-    return 0
+  func allComplete(_ block: TestBlock, but: Set<Int> = []) -> Bool {
+    (0..<count).allSatisfy { but.contains($0) || isComplete($0, block.hash) }
   }
-  func room(on link: LinkID) -> Int { room }
+
+  func holds(_ node: Int, _ block: TestBlock) -> Bool {
+    with(node) { core, _, _ in
+      core.withBlock(block.hash) { bytes, _ in bytes.withUnsafeBytes { $0.elementsEqual(block.bytes) } }
+    } == true
+  }
+
+  func report(_ node: Int, _ block: TestBlock) -> BlockReport {
+    with(node) { core, _, _ in core.report(of: block.hash)! }
+  }
 }

@@ -1,5 +1,6 @@
 import Bitcoin
 import Ground
+import MemorySink
 import NodeBridge
 import RealBlocks
 import Relay
@@ -20,7 +21,7 @@ final class TestSites {
   let cores: UnsafeMutablePointer<SiteCore>
   let outboxes: [SiteOutbox]
   let identities: [Identity]
-  private let sinks: UnsafeMutablePointer<TestSink>
+  private let sinks: UnsafeMutablePointer<MemorySink>
   private var packets: [Packet] = []
   /// By site and stream; a stream that was asked for and has nobody at its other end stays closed.
   private var nodes: [[StreamID: FakeNode]]
@@ -66,7 +67,7 @@ final class TestSites {
       configure(site, &configuration)
       (cores + site).initialize(
         to: try! SiteCore(configuration, mailbox: SiteMailbox(), outbox: outboxes[site]))
-      (sinks + site).initialize(to: TestSink())
+      (sinks + site).initialize(to: MemorySink())
     }
     for site in 0..<count {
       with(site) { core, sink, now in
@@ -97,7 +98,7 @@ final class TestSites {
       relays: identities.prefix(count).map(\.publicKey))
   }
 
-  func with<R>(_ site: Int, _ body: (inout SiteCore, inout TestSink, Instant) -> R) -> R {
+  func with<R>(_ site: Int, _ body: (inout SiteCore, inout MemorySink, Instant) -> R) -> R {
     let result = body(&cores[site], &sinks[site], now)
     cores[site].streamsTurn(now: now, into: &sinks[site])
     collect(site)
@@ -194,51 +195,4 @@ final class TestSites {
   func areLinked() -> Bool {
     (0..<count).allSatisfy { snapshot($0).peers.allSatisfy(\.status.isUp) }
   }
-}
-
-/// What a site sends and connects to.
-struct TestSink: DatagramSink, StreamSink, ~Copyable {
-  var addresses: [LinkID: PeerAddress] = [:]
-  var sent: [(PeerAddress, [UInt8])] = []
-  var connecting: [StreamID: PeerAddress] = [:]
-  var written: [StreamID: [UInt8]] = [:]
-  var closed: Set<StreamID> = []
-
-  mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate) { addresses[link] = address }
-  mutating func remove(_ link: LinkID) { addresses[link] = nil }
-  mutating func send(
-    on link: LinkID, urgency: Urgency, flow: FlowID, capacity: Int, _ write: (inout MutableRawSpan) -> Int
-  ) -> Bool {
-    guard let address = addresses[link] else { return false }
-    return reply(to: address, capacity: capacity, write)
-  }
-  mutating func reply(to address: PeerAddress, capacity: Int, _ write: (inout MutableRawSpan) -> Int) -> Bool {
-    var bytes = [UInt8](repeating: 0, count: capacity)
-    let count = bytes.withUnsafeMutableBytes { buffer in
-      var span = MutableRawSpan(_unsafeBytes: buffer)
-      return write(&span)
-    }
-    if count > 0 { sent.append((address, Array(bytes.prefix(count)))) }
-    return true
-  }
-  mutating func drop(flow: FlowID, on link: LinkID) -> Int { 0 }
-  func room(on link: LinkID) -> Int { 1 << 20 }
-
-  mutating func connect(_ stream: StreamID, to address: PeerAddress) -> Bool {
-    connecting[stream] = address
-    return true
-  }
-  mutating func listen(on address: PeerAddress, backlog: Int) -> Int32 { 0 }
-  mutating func write(_ stream: StreamID, count: Int, _ write: (inout MutableRawSpan) -> Void) -> Bool {
-    var bytes = [UInt8](repeating: 0, count: count)
-    bytes.withUnsafeMutableBytes { buffer in
-      var span = MutableRawSpan(_unsafeBytes: buffer)
-      write(&span)
-    }
-    written[stream, default: []] += bytes
-    return true
-  }
-  func queued(_ stream: StreamID) -> Int { 0 }
-  mutating func setReading(_ stream: StreamID, _ reading: Bool) {}
-  mutating func close(_ stream: StreamID) { closed.insert(stream) }
 }

@@ -126,12 +126,23 @@ struct Pen: ~Copyable {
     return nil
   }
 
-  /// Drops what has waited too long.
+  /// Drops what has waited too long. All of it is looked at: what was released and had to be kept again lies behind packets
+  /// that came after it.
   mutating func expire(now: Instant) {
     if count == 0 { return }
     for line in 0..<LinkSet.capacity {
-      while heads[line] >= 0, cells[Int(heads[line])].arrival + Pen.patience < now {
-        dropOldest(of: line)
+      var previous: Int32 = -1
+      var index = heads[line]
+      while index >= 0 {
+        let next = cells[Int(index)].next
+        if cells[Int(index)].arrival + Pen.patience < now {
+          unlink(index, after: previous, line)
+          free(index)
+          dropped += 1
+        } else {
+          previous = index
+        }
+        index = next
       }
     }
   }
