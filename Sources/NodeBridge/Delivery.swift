@@ -86,13 +86,15 @@ extension NodePeer {
   /// Core from this major version on takes a `cmpctblock` only from peers that it has selected (#32606).
   static let selectiveSince = 31
 
+  var isCore: Bool { theirs?.userAgent.starts(with: "/Satoshi:".utf8) ?? false }
+
   /// Whether the node takes a compact block from us now, asked or not.
   var takesCompact: Bool {
     guard compactVersion != nil, let theirs else { return false }
     if selectedUs { return true }
+    guard isCore else { return false }
     // "/Satoshi:30.0.0/": v30 and before take them unasked.
     let agent = String(decoding: theirs.userAgent, as: UTF8.self)
-    guard agent.hasPrefix("/Satoshi:") else { return false }
     let major = agent.dropFirst("/Satoshi:".count).prefix { $0.isNumber }
     return Int(major).map { $0 < NodePeer.selectiveSince } ?? false
   }
@@ -280,37 +282,56 @@ extension NodePeer {
   }
 }
 
-/// Answers `getdata` from the complete blocks held; used for nodes and inbound peers alike.
+/// Answers `getdata` from the complete blocks held and from the mirror; used for nodes and inbound peers alike.
 enum BlockServer {
-  /// Blocks sent for one `getdata`; the rest is `notfound`, as for a pruned node.
+  /// Blocks sent for one `getdata`, and transactions; the rest is `notfound`, as at a pruned node.
   static let blocksMax = 16
+  static let transactionsMax = 1_000
 
   static func answer(
     _ items: [InventoryItem], on network: Network, version: CompactBlockVersion,
     host: inout some BridgeHost & ~Copyable, write: ([UInt8]) -> Void
   ) {
     var notFound: [InventoryItem] = []
-    var sent = 0
+    var (blocks, transactions) = (0, 0)
     for item in items {
       var frame: [UInt8]?
-      if sent < blocksMax {
-        switch item.kind {
-        case .block, .witnessBlock, .compactBlock:
+      switch item.kind {
+      case .block, .witnessBlock, .compactBlock:
+        if blocks < blocksMax {
           let found = host.withBlock(item.hash) { block, bytes -> [UInt8]? in
             encode(item.kind, item.hash, block, bytes, on: network, version: version)
           }
           if let found { frame = found }
-        default: break
         }
+        if frame != nil { blocks += 1 }
+      case .transaction, .witnessTransaction, .wtx:
+        if transactions < transactionsMax {
+          frame = host.withMempool { encode(item, $0, on: network) }
+        }
+        if frame != nil { transactions += 1 }
+      default: break
       }
       if let frame {
         write(frame)
-        sent += 1
       } else if notFound.count < 1_000 {
         notFound.append(item)
       }
     }
     if !notFound.isEmpty { write(Message.notfound(notFound).framed(on: network)) }
+  }
+
+  /// A transaction that the site's own node has, in the form asked for (BIP144, BIP339).
+  private static func encode(
+    _ item: InventoryItem, _ store: borrowing TransactionStore, on network: Network
+  ) -> [UInt8]? {
+    let found = item.kind == .wtx ? store.slot(wtxid: item.hash) : store.slot(txid: item.hash)
+    guard let slot = found, store.kind(slot) == .node else { return nil }
+    let bytes = store.bytes(slot)
+    if item.kind != .transaction { return Framing.frame(.tx, payload: bytes, on: network) }
+    var stripped = ByteWriter(reserving: bytes.byteCount)
+    store.layout(slot, at: 0).write(in: bytes, witness: false, to: &stripped)
+    return Framing.frame(.tx, payload: stripped.bytes.span.bytes, on: network)
   }
 
   static func encode(

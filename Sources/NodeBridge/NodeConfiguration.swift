@@ -72,12 +72,14 @@ public enum NodeProblem: Hashable, Sendable, CustomStringConvertible {
   case noMempoolPermission
   /// It hung up on a block that was good, or for misbehaviour it should have forgiven.
   case notWhitelisted
-  /// It says that it relays no transactions.
+  /// It says that it relays no transactions, or keeps silent about feerates as Core does in that mode.
   case blocksOnly
   /// Not reachable.
   case unreachable(errno: Int32)
-  /// It has not caught up with its network yet.
+  /// It has not caught up with its network yet, by its own word or because its tip is a day old.
   case initialDownload
+  /// It keeps only the last blocks: no harm to blocks that are new, and worth knowing.
+  case pruned
   /// Connected to ourselves.
   case ourselves
 
@@ -98,7 +100,12 @@ public enum NodeProblem: Hashable, Sendable, CustomStringConvertible {
     case .unreachable(let errno):
       "the node can't be reached (errno \(errno)): is it running, and does it listen on that address? bitcoin.conf: "
         + NodeProblem.whitebind
-    case .initialDownload: "the node is still downloading its chain; blocks flow once it has caught up"
+    case .initialDownload:
+      "the node is still downloading its chain, or has seen no block for a day; blocks flow once it has caught up. A "
+        + "larger dbcache= in bitcoin.conf (say dbcache=4000) makes that quicker"
+    case .pruned:
+      "the node is pruned and serves only its last 288 blocks; new blocks flow all the same. To serve older ones, remove "
+        + "prune= from bitcoin.conf"
     case .ourselves: "the configured node address is this bridge itself"
     }
   }

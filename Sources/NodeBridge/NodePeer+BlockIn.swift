@@ -29,61 +29,6 @@ extension NodePeer {
     if form == .compactBlock { accepted(at, now: now) } else { confirmed(at, host: &host, now: now) }
   }
 
-  mutating func receivedHeaders(
-    _ headers: [BlockHeader], host: inout some BridgeHost & ~Copyable, now: Instant,
-    _ sink: inout some DatagramSink & StreamSink & ~Copyable
-  ) {
-    let time = host.unixTime(at: now)
-    let local = isLocal
-    // The word of the site's own node stands where history is too short to check the difficulty.
-    let outcome = host.withChain { chain in
-      Result { () throws(HeaderRejection) in try chain.accept(headers, now: time, vouched: local) }
-    }
-    if case .failure(let rejection) = outcome {
-      if case .unknownParent = rejection, !headers.isEmpty {
-        askHeaders(host: &host, now: now, &sink)
-      } else {
-        host.note(.misbehaved(node: index, "headers: \(rejection)"))
-      }
-      return
-    }
-    guard let last = headers.last else {
-      finishSync(host: &host)
-      return
-    }
-    let hash = last.hash
-    tip = hash
-    host.headersFromNode(now: now, into: &sink)
-    if headers.count == Headers.maxCount {
-      send(.getheaders(GetHeaders(locator: [hash])), now: now, &sink)
-      return
-    }
-    let wasSynced = headersSynced
-    finishSync(host: &host)
-    for header in headers.suffix(RecentHashes.capacity) {
-      let hash = header.hash
-      if wasSynced { announced(hash, .headers, host: &host, now: now) } else { has.insert(hash) }
-    }
-    if wasSynced && local {
-      // A reorganisation tells of several at once.
-      for header in headers.suffix(NodePeer.pendingMax) {
-        let hash = header.hash
-        if host.hasBlock(hash) || deliveries.contains(where: { $0.hash == hash }) { continue }
-        fetch(hash, compact: true, form: .headers, now: now, &sink)
-      }
-    }
-    // With the node's tip as our locator it knows that we can be served compact blocks unasked.
-    if !wasSynced && !headers.isEmpty { askHeaders(host: &host, now: now, &sink) }
-  }
-
-  private mutating func finishSync(host: inout some BridgeHost & ~Copyable) {
-    if headersSynced { return }
-    headersSynced = true
-    let height = host.withChain { $0.tip.height }
-    if let theirs, Int(theirs.startHeight) > height + 1 { host.note(.problem(node: index, .initialDownload)) }
-    host.note(.headersSynced(node: index, height: height))
-  }
-
   mutating func fetch(
     _ hash: Hash256, compact: Bool, form: AnnouncementForm, now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
@@ -107,29 +52,16 @@ extension NodePeer {
     _ payload: RawSpan, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
-    let compact: CompactBlock
-    do { compact = try CompactBlock(parsing: payload) } catch {
-      host.note(.misbehaved(node: index, "cmpctblock: \(error)"))
-      return
-    }
+    guard let compact = parsed(.cmpctblock, &host, { () throws(DecodeError) in try CompactBlock(parsing: payload) })
+    else { return }
     let hash = compact.hash
     let already = pending.firstIndex { $0.hash == hash }
     announced(hash, .compactBlock, host: &host, now: now)
-    let time = host.unixTime(at: now)
-    let local = isLocal
-    let outcome = host.withChain { chain in
-      Result { () throws(HeaderRejection) in try chain.accept(compact.header, now: time, vouched: local) }
-    }
-    switch outcome {
-    case .success: break
-    case .failure(.unknownParent): askHeaders(host: &host, now: now, &sink)
-    case .failure(let rejection):
-      host.note(.misbehaved(node: index, "cmpctblock header: \(rejection)"))
-      return
-    }
+    // Without its parent it is put together all the same: the headers between are asked for.
+    if accept([compact.header], from: .cmpctblock, host: &host, now: now, &sink) == .refused { return }
     tip = hash
     host.headersFromNode(now: now, into: &sink)
-    if !local || host.hasBlock(hash) {
+    if !isLocal || host.hasBlock(hash) {
       pending.removeAll { $0.hash == hash }
       return
     }
@@ -154,11 +86,10 @@ extension NodePeer {
     _ payload: RawSpan, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
-    let transactions: BlockTransactions
-    do { transactions = try BlockTransactions(parsing: payload) } catch {
-      host.note(.misbehaved(node: index, "blocktxn: \(error)"))
-      return
-    }
+    guard
+      let transactions = parsed(
+        .blocktxn, &host, { () throws(DecodeError) in try BlockTransactions(parsing: payload) })
+    else { return }
     guard let at = pending.firstIndex(where: { $0.hash == transactions.block && $0.partial != nil }) else { return }
     let block = pending.remove(at: at)
     if transactions.transactions.count != block.missing.count {
@@ -178,9 +109,10 @@ extension NodePeer {
     host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
     var block = parsed
-    block.hashAll(in: bytes.span.bytes)
     // A short id may have named the wrong transaction: then the root is another, and the whole block is asked for.
-    guard !block.txids.isEmpty, Merkle.root(block.txids).root == block.header.merkleRoot else {
+    block.hashAll(in: bytes.span.bytes)
+    let (root, isMutated) = Merkle.root(block.txids)
+    guard !block.txids.isEmpty, root == block.header.merkleRoot, !isMutated else {
       fetch(pending.hash, compact: false, form: pending.form, now: now, &sink)
       return
     }
@@ -199,9 +131,7 @@ extension NodePeer {
     _ payload: RawSpan, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
-    var block: ParsedBlock
-    do { block = try ParsedBlock(parsing: payload) } catch {
-      host.note(.misbehaved(node: index, "block: \(error)"))
+    guard var block = parsed(.block, &host, { () throws(DecodeError) in try ParsedBlock(parsing: payload) }) else {
       return
     }
     let hash = block.hash
@@ -210,12 +140,23 @@ extension NodePeer {
     if let at { pending.remove(at: at) }
     announced(hash, form, host: &host, now: now)
     if !isLocal || host.hasBlock(hash) { return }
-    block.hashAll(in: payload)
-    guard !block.txids.isEmpty, Merkle.root(block.txids).root == block.header.merkleRoot else {
+    // A whole block comes on no path that is in a hurry, so all that tells a tampered body is looked at. What breaks a
+    // rule is the node's business: it has the last word on its own blocks.
+    let height = host.withChain { $0.entry(hash)?.height }
+    let rules = height.map { network.bodyRules(height: $0) } ?? BodyRules(statedHeight: nil)
+    var check = BodyCheck(block, rules: rules)
+    switch check.advance(in: payload) {
+    case .mutated(let how)?:
       // Says nothing about the hash: only these bytes are worthless.
-      host.note(.misbehaved(node: index, "block \(hash): its transactions don't hash to the Merkle root"))
+      host.note(.misbehaved(node: index, "block \(hash): not this header's transactions (\(how))"))
       return
+    case .invalid(.noTransactions)?:
+      host.note(.misbehaved(node: index, "block \(hash): no transactions"))
+      return
+    default: break
     }
+    block = check.block
+    block.hashAll(in: payload)
     host.blockFromNode(
       NodeBlock(
         node: index, bytes: payload.withUnsafeBytes { [UInt8]($0) }, block: block, hash: hash, announced: first,

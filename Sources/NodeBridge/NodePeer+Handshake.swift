@@ -13,7 +13,7 @@ extension NodePeer {
     let height = host.withChain { $0.tip.height }
     ours = Version(
       services: [.witness], time: Int64(host.unixTime(at: now)), nonce: nonce, userAgent: userAgent,
-      startHeight: Int32(clamping: height), relay: isLocal && configuration.mirrorsMempool)
+      startHeight: Int32(clamping: height), relay: mirrors)
     send(.version(ours), now: now, &sink)
   }
 
@@ -22,7 +22,7 @@ extension NodePeer {
   ) {
     if theirs != nil { return }
     if version.nonce == ours.nonce {
-      host.note(.problem(node: index, .ourselves))
+      tell(.ourselves, host: &host, now: now)
       sink.close(stream)
       return
     }
@@ -41,6 +41,7 @@ extension NodePeer {
     guard let theirs, case .handshake = phase else { return }
     phase = .ready
     attempts = 0
+    problems = problems.filter { if case .unreachable = $0.key { false } else { true } }
     host.note(
       .connected(
         node: index, userAgent: String(decoding: theirs.userAgent, as: UTF8.self), height: theirs.startHeight))
@@ -49,8 +50,11 @@ extension NodePeer {
     let version: CompactBlockVersion = speaksWitness ? .two : .one
     send(.sendcmpct(SendCompact(highBandwidth: true, version: version.rawValue)), now: now, &sink)
     askHeaders(host: &host, now: now, &sink)
-    if isLocal && configuration.mirrorsMempool {
-      if theirs.relay == false { host.note(.problem(node: index, .blocksOnly)) }
+    if !theirs.services.contains(.network) && theirs.services.contains(.networkLimited) {
+      tell(.pruned, host: &host, now: now)
+    }
+    if mirrors {
+      if theirs.relay == false { tell(.blocksOnly, host: &host, now: now) }
       askMempool(host: &host, now: now, &sink)
     }
   }
@@ -80,18 +84,42 @@ extension NodePeer {
     ping(.mempoolListed, now: now, &sink)
   }
 
+  /// Core asks for no transactions while in initial download: its filter is then all the money there is, rounded down to
+  /// the filter's largest step, some 9,170,000.
+  static func isDownload(_ feeFilter: Int64) -> Bool { feeFilter >= 9_000_000 }
+  /// Core's rule for initial download (`-maxtipage`), seconds.
+  static let tipAgeMax: Int64 = 24 * 3_600
+
+  mutating func setDownloading(_ value: Bool, host: inout some BridgeHost & ~Copyable, now: Instant) {
+    if value && !isDownloading { tell(.initialDownload, host: &host, now: now) }
+    isDownloading = value
+  }
+
+  mutating func receivedFeeFilter(
+    _ rate: Int64, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    feeFilter = rate
+    let wasDownloading = isDownloading
+    setDownloading(NodePeer.isDownload(rate), host: &host, now: now)
+    if !wasDownloading || isDownloading { return }
+    // It has caught up: what it would not tell before is asked for now.
+    headersSynced = false
+    askHeaders(host: &host, now: now, &sink)
+    if mirrors { askMempool(host: &host, now: now, &sink) }
+  }
+
   /// What a hang-up tells.
-  mutating func explainClose(error: Int32, host: inout some BridgeHost & ~Copyable) {
+  mutating func explainClose(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
     switch phase {
-    case .connecting: host.note(.problem(node: index, .unreachable(errno: error)))
+    case .connecting: tell(.unreachable(errno: error), host: &host, now: now)
     case .handshake where bytesReceived == 0 && theirs == nil:
-      host.note(.problem(node: index, .wrongNetwork(expected: network.name)))
+      tell(.wrongNetwork(expected: network.name), host: &host, now: now)
     case .ready:
       if mempoolAsked != .zero && !mempoolListed && listedCount == 0 && !mempoolRefused {
         mempoolRefused = true
-        host.note(.problem(node: index, .noMempoolPermission))
+        tell(.noMempoolPermission, host: &host, now: now)
       } else if !deliveries.isEmpty {
-        host.note(.problem(node: index, .notWhitelisted))
+        tell(.notWhitelisted, host: &host, now: now)
       }
       host.note(.disconnected(node: index, errno: error))
     default: host.note(.disconnected(node: index, errno: error))
@@ -100,7 +128,7 @@ extension NodePeer {
 
   /// Next try: 100 ms, doubling to 10 s. A node restarts in about two seconds.
   mutating func closed(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
-    explainClose(error: error, host: &host)
+    explainClose(error: error, host: &host, now: now)
     let wait = Interval.milliseconds(Int64(100) << Int64(min(attempts, 7)))
     attempts += 1
     reset(retryAt: now + min(wait, .seconds(10)))

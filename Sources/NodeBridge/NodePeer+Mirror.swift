@@ -6,6 +6,8 @@ import Mempool
 extension NodePeer {
   /// Transactions asked for in one `getdata`.
   static let batch = 500
+  /// A mempool that was empty is listed again after this at the latest.
+  static let emptyListingInterval = Interval.seconds(60)
   /// An unanswered request is given up after this; the next listing asks again.
   static let requestLimit = Interval.seconds(60)
 
@@ -14,7 +16,7 @@ extension NodePeer {
     _ sink: inout some StreamSink & ~Copyable
   ) {
     var newBlock: Hash256?
-    let mirrors = isLocal && configuration.mirrorsMempool
+    let mirrors = mirrors
     host.withMempool { store in
       for item in items {
         switch item.kind {
@@ -73,7 +75,7 @@ extension NodePeer {
       let (txid, wtxid) = layout.hashes(in: payload)
       requested[wtxid] = nil
       requested[txid] = nil
-      if isLocal && configuration.mirrorsMempool {
+      if mirrors {
         let kind: TransactionClass = index == 0 ? .node : .side
         let slot = host.withMempool { store -> UInt32? in
           guard
@@ -82,7 +84,10 @@ extension NodePeer {
           else { return nil }
           return handle.slot
         }
-        if let slot, mempoolListed { host.transactionFromNode(slot: slot, now: now) }
+        if let slot, mempoolListed {
+          learnedCount += 1
+          host.transactionFromNode(slot: slot, now: now)
+        }
       }
     } catch {
       host.note(.misbehaved(node: index, "tx: \(error)"))
@@ -104,9 +109,22 @@ extension NodePeer {
   mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant)
   {
     mempoolListed = true
-    if index == 0 { host.withMempool { store in _ = store.sweep() } }
+    let listedNothing = listedCount == 0
+    nextReconciliation = now + (listedNothing ? min(interval, NodePeer.emptyListingInterval) : interval)
+    // Without the permission a `noban` peer is not hung up on: the node says nothing, as if its mempool were empty. It is
+    // not when the mirror holds what this very connection has told since the last listing.
+    if listedNothing && learnedCount > 0 && host.withMempool({ $0.counts(.node).transactions }) > 0 {
+      tell(.noMempoolPermission, host: &host, now: now)
+    } else if index == 0 {
+      host.withMempool { store in _ = store.sweep() }
+    }
+    // Core tells every peer its least feerate, but not in blocksonly mode; to a peer with the permission `relay` it
+    // does not even say then that it relays no transactions.
+    if listedNothing && feeFilter == nil && isCore && theirs?.relay != false {
+      tell(.blocksOnly, host: &host, now: now)
+    }
+    learnedCount = 0
     host.note(.mempoolListed(node: index, transactions: listedCount))
-    nextReconciliation = now + interval
     for (hash, asked) in requested where now - asked > NodePeer.requestLimit { requested[hash] = nil }
   }
 }

@@ -23,7 +23,7 @@ extension NodePeer {
       } catch {
         host.note(.misbehaved(node: index, "\(error)"))
         if case .checksum = error { continue }
-        if theirs == nil { host.note(.problem(node: index, .wrongNetwork(expected: network.name))) }
+        if theirs == nil { tell(.wrongNetwork(expected: network.name), host: &host, now: now) }
         sink.close(self.stream)
         break
       }
@@ -46,11 +46,10 @@ extension NodePeer {
     case .block: receivedBlock(payload, host: &host, now: now, &sink)
     case .tx: receivedTransaction(payload, host: &host, now: now, &sink)
     default:
-      let message: Message
-      do { message = try Message(command, payload: payload) } catch {
-        host.note(.misbehaved(node: index, "\(command): \(error)"))
-        return
-      }
+      guard
+        let message = parsed(
+          command, &host, { () throws(DecodeError) in try Message(command, payload: payload) })
+      else { return }
       switch message {
       case .ping(let nonce): if let nonce { send(.pong(nonce), now: now, &sink) }
       case .pong(let nonce): receivedPong(nonce, reconcileIn: interval, host: &host, now: now, &sink)
@@ -64,6 +63,7 @@ extension NodePeer {
       case .getblocktxn(let request): answer(request, host: &host, now: now, &sink)
       case .getdata(let items): answer(items, host: &host, now: now, &sink)
       case .sendcmpct(let value): receivedSendCompact(value)
+      case .feefilter(let rate): receivedFeeFilter(rate, host: &host, now: now, &sink)
       default: break
       }
     }
@@ -75,14 +75,11 @@ extension NodePeer {
   ) {
     switch command {
     case .version:
-      do {
-        if case .version(let version) = try Message(command, payload: payload) {
-          receivedVersion(version, host: &host, now: now, &sink)
-        }
-      } catch {
-        host.note(.misbehaved(node: index, "version: \(error)"))
-        sink.close(stream)
-      }
+      guard
+        case .version(let version)? = parsed(
+          command, &host, { () throws(DecodeError) in try Message(command, payload: payload) })
+      else { return sink.close(stream) }
+      receivedVersion(version, host: &host, now: now, &sink)
     case .wtxidrelay: relaysByWtxid = true
     case .sendcmpct:
       if case .sendcmpct(let value)? = try? Message(command, payload: payload) { receivedSendCompact(value) }
@@ -141,7 +138,7 @@ extension NodePeer {
       while let at = deliveries.firstIndex(where: { now >= $0.fenceAgain }) {
         fence(deliveries[at].hash, now: now, &sink)
       }
-      let wake = isLocal && configuration.mirrorsMempool ? configuration.wakeInterval : .seconds(30)
+      let wake = mirrors ? configuration.wakeInterval : .seconds(30)
       if now - lastSpoke >= wake { ping(.wake, now: now, &sink) }
     }
   }

@@ -14,6 +14,7 @@ struct NodePeer {
   static let pingsMax = 256
   static let handshakeLimit = Interval.seconds(30)
   static let silenceLimit = Interval.seconds(120)
+  static let problemInterval = Interval.seconds(600)
 
   enum Phase: Hashable {
     case waiting(until: Instant)
@@ -38,6 +39,9 @@ struct NodePeer {
   var compactVersion: CompactBlockVersion?
   /// The node has chosen us as one of those whose `cmpctblock` it takes unasked.
   var selectedUs = false
+  /// BIP133, in satoshi per 1,000 virtual bytes; nil before the node said.
+  var feeFilter: Int64?
+  var isDownloading = false
   var bytesReceived = 0
   var lastHeard = Instant.zero
   var lastSpoke = Instant.zero
@@ -46,6 +50,9 @@ struct NodePeer {
   var pings: [(nonce: UInt64, sent: Instant, purpose: PingPurpose)] = []
   var nextPing: UInt64 = 1
   var roundTrip: Interval?
+
+  /// When each was last told; kept from one connection to the next.
+  var problems: [NodeProblem: Instant] = [:]
 
   // Headers.
   var headersSynced = false
@@ -60,11 +67,12 @@ struct NodePeer {
   var waiting: [InventoryItem] = []
   var waitingStart = 0
   var listedCount = 0
+  /// Transactions told between listings, since the last one.
+  var learnedCount = 0
   var nextReconciliation = Instant.never
 
   // Blocks.
   var has = RecentHashes()
-  var told = RecentHashes()
   var pending: [PendingBlock] = []
   var spare = SpareBlock()
   var deliveries: [Delivery] = []
@@ -86,6 +94,7 @@ struct NodePeer {
 
   var isLocal: Bool { configuration.role == .local }
   var isReady: Bool { phase == .ready }
+  var mirrors: Bool { isLocal && configuration.mirrorsMempool }
   var speaksWitness: Bool { theirs?.services.contains(.witness) ?? false }
 
   /// When something is due at the latest.
@@ -94,10 +103,29 @@ struct NodePeer {
     case .waiting(let until): return until
     case .connecting(let since), .handshake(let since): return since + NodePeer.handshakeLimit
     case .ready:
-      var due = lastSpoke + (isLocal && configuration.mirrorsMempool ? configuration.wakeInterval : .seconds(30))
+      var due = lastSpoke + (mirrors ? configuration.wakeInterval : .seconds(30))
       for block in pending { due = min(due, block.asked + PendingBlock.limit) }
       for delivery in deliveries { due = min(due, min(delivery.written + Delivery.limit, delivery.fenceAgain)) }
       return due
+    }
+  }
+
+  /// Says what is wrong, once: again after `problemInterval`, and of a node that can't be reached after it was there.
+  mutating func tell(_ problem: NodeProblem, host: inout some BridgeHost & ~Copyable, now: Instant) {
+    if let last = problems[problem], now - last < NodePeer.problemInterval { return }
+    // Error numbers are the only ones of many kinds.
+    if problems.count >= 64 { problems = [:] }
+    problems[problem] = now
+    host.note(.problem(node: index, problem))
+  }
+
+  /// What `parse` reads in a payload; nil, and told, when it can't be read. The connection goes on.
+  func parsed<T>(
+    _ command: Command, _ host: inout some BridgeHost & ~Copyable, _ parse: () throws(DecodeError) -> T
+  ) -> T? {
+    do { return try parse() } catch {
+      host.note(.misbehaved(node: index, "\(command): \(error)"))
+      return nil
     }
   }
 
@@ -151,6 +179,8 @@ struct NodePeer {
     relaysByWtxid = false
     compactVersion = nil
     selectedUs = false
+    feeFilter = nil
+    isDownloading = false
     bytesReceived = 0
     pings = []
     headersSynced = false
@@ -161,11 +191,11 @@ struct NodePeer {
     waiting = []
     waitingStart = 0
     listedCount = 0
+    learnedCount = 0
     nextReconciliation = .never
     pending = []
     deliveries = []
     has = RecentHashes()
-    told = RecentHashes()
   }
 }
 

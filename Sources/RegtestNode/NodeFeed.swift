@@ -74,6 +74,8 @@ public final class NodeFeed {
       let count = bytes.withUnsafeBytes {
         Foundation.send(descriptor, $0.baseAddress! + done, $0.count - done, Int32(MSG_NOSIGNAL))
       }
+      // A call with a time limit is not resumed after the process was stopped for a while.
+      if count < 0 && errno == EINTR { continue }
       if count <= 0 { throw Failure.connection("write: \(String(cString: strerror(errno)))") }
       done += count
     }
@@ -87,6 +89,7 @@ public final class NodeFeed {
         if found == true { return }
       }
       let count = recv(descriptor, &buffer, buffer.count, 0)
+      if count < 0 && errno == EINTR { continue }
       if count < 0 && errno == EAGAIN { throw Failure.timeout(what) }
       if count <= 0 { throw Failure.connection("closed by the node") }
       stream.receive(buffer.span.bytes.extracting(0..<count))

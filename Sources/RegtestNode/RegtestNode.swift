@@ -1,5 +1,6 @@
 import Bitcoin
 import Foundation
+import Ground
 
 /// A real node on its own regtest chain, in a folder of its own, on loopback: for tests, benches and the demo. The
 /// binary is the caller's; nothing here downloads or builds one.
@@ -33,6 +34,9 @@ public final class RegtestNode: @unchecked Sendable {
   public let p2pPort: UInt16
   public let rpcPort: UInt16
   public let extraArguments: [String]
+  /// The kernel kills it when the thread that started it ends (PR_SET_PDEATHSIG), whatever ended that: for programs
+  /// that start nodes on their first thread. Threads of a pool come and go.
+  public let endsWithThread: Bool
   private var process: Process?
 
   /// Its network: Bitcoin SV's regtest has a magic of its own.
@@ -51,7 +55,8 @@ public final class RegtestNode: @unchecked Sendable {
 
   /// Starts the node and waits until its RPC answers. Its folder is made if it isn't there and kept until `remove`.
   public init(
-    binary: String, kind: Kind, folder: URL, p2pPort: UInt16, rpcPort: UInt16, extraArguments: [String] = []
+    binary: String, kind: Kind, folder: URL, p2pPort: UInt16, rpcPort: UInt16, extraArguments: [String] = [],
+    endsWithThread: Bool = false
   ) throws {
     self.binary = binary
     self.kind = kind
@@ -59,6 +64,7 @@ public final class RegtestNode: @unchecked Sendable {
     self.p2pPort = p2pPort
     self.rpcPort = rpcPort
     self.extraArguments = extraArguments
+    self.endsWithThread = endsWithThread
     try start()
   }
 
@@ -79,9 +85,6 @@ public final class RegtestNode: @unchecked Sendable {
       arguments += [
         "-bind=127.0.0.1:\(p2pPort &+ 1)", "-whitebind=noban,mempool,relay,download@127.0.0.1:\(p2pPort)",
         "-listenonion=0", "-discover=0", "-fixedseeds=0", "-natpmp=0", "-fallbackfee=0.0001", "-maxsendbuffer=20000",
-        // On regtest Core otherwise looks at the whole mempool after each transaction, and at all headers after each
-        // block: 5 ms a transaction at 2,500.
-        "-checkmempool=0", "-checkblockindex=0",
       ]
     case .bitcoinSV:
       arguments += [
@@ -90,7 +93,12 @@ public final class RegtestNode: @unchecked Sendable {
       ]
     }
     let process = Process()
-    process.executableURL = URL(filePath: binary)
+    if endsWithThread {
+      process.executableURL = URL(filePath: "/usr/bin/setpriv")
+      arguments = ["--pdeathsig", "KILL", binary] + arguments
+    } else {
+      process.executableURL = URL(filePath: binary)
+    }
     process.arguments = arguments + extraArguments
     let output = folder.appending(path: "stdout.log")
     _ = FileManager.default.createFile(atPath: output.path, contents: nil)
@@ -152,6 +160,22 @@ public final class RegtestNode: @unchecked Sendable {
   @discardableResult
   public func mine(_ count: Int, to address: String) throws -> [String] {
     try rpc.call("generatetoaddress", [count, address]) as? [String] ?? []
+  }
+
+  /// A block on the node's tip that the node has solved and not taken itself. Core only.
+  public func solve(_ transactions: [Hash256] = []) throws -> (hash: String, bytes: [UInt8]) {
+    let found = try rpc.call(
+      "generateblock", [RegtestNode.anyoneAddress, transactions.map(\.description), false])
+    let fields = found as? [String: Any] ?? [:]
+    return (fields["hash"] as? String ?? "", Hex.decode(fields["hex"] as? String ?? "") ?? [])
+  }
+
+  /// Takes over another node's chain, block by block over RPC.
+  public func copyChain(of other: RegtestNode) throws {
+    for height in 1...(try other.blockCount()) {
+      let hash = try other.rpc.call("getblockhash", [height]) as? String ?? ""
+      try rpc.call("submitblock", [try other.rpc.call("getblock", [hash, 0])])
+    }
   }
 
   public func bestBlockHash() throws -> String { try rpc.call("getbestblockhash") as? String ?? "" }

@@ -271,9 +271,9 @@ package final class Site {
   package func stop() { thread.stop() }
 }
 
-package func eventually(seconds: Double = 15, _ condition: () -> Bool) -> Bool {
+package func eventually(seconds: Double = 15, _ condition: () throws -> Bool) rethrows -> Bool {
   let end = Date(timeIntervalSinceNow: seconds)
-  while !condition() {
+  while try !condition() {
     if Date() > end { return false }
     usleep(2_000)
   }

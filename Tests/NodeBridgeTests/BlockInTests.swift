@@ -25,7 +25,7 @@ import Testing
     if isReady {
       for _ in 0..<40 {
         bench.now = bench.now + .milliseconds(20)
-        bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+        bench.tick()
       }
     }
     // Twice: the second takes the memory that the first has left.
@@ -90,14 +90,14 @@ import Testing
     bench.shakeHands()
     for _ in 0..<400 {
       bench.now = bench.now + .milliseconds(20)
-      bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+      bench.tick()
       #expect(bench.bridge.nextDeadline > bench.now)
     }
     // It speaks again: what it answers last answers all before, and pings go on.
     bench.receive(.pong(256))
     bench.wire.written = [:]
     bench.now = bench.now + .milliseconds(25)
-    bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+    bench.tick()
     #expect(commands(bench.wire.written[0] ?? []) == ["ping"])
   }
 }

@@ -10,6 +10,9 @@ struct Wire: DatagramSink, StreamSink, ~Copyable {
   var written: [UInt16: [UInt8]] = [:]
   var closed: Set<UInt16> = []
   var connected: Set<UInt16> = []
+  var bytesWritten: [UInt16: Int] = [:]
+  /// What `queued` says: nothing, unless a test has it that the other end doesn't read.
+  var unsent = 0
 
   mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate) {}
   mutating func remove(_ link: LinkID) {}
@@ -29,11 +32,12 @@ struct Wire: DatagramSink, StreamSink, ~Copyable {
       write(&span)
     }
     written[stream.index, default: []] += bytes
+    bytesWritten[stream.index, default: 0] += count
     // Nobody reads what is written here.
     if written[stream.index]!.count > 1 << 20 { written[stream.index] = [] }
     return true
   }
-  func queued(_ stream: StreamID) -> Int { 0 }
+  func queued(_ stream: StreamID) -> Int { unsent }
   mutating func setReading(_ stream: StreamID, _ reading: Bool) {}
   mutating func close(_ stream: StreamID) { closed.insert(stream.index) }
 }
@@ -69,6 +73,21 @@ struct Bench: ~Copyable {
   mutating func receive(_ message: Message, on stream: UInt16 = 0) { receive(message.framed(on: network), on: stream) }
 
   func has(_ hash: Hash256) -> Bool { host.hasBlock(hash) }
+  mutating func tick() { bridge.tick(host: &host, now: now, into: &wire) }
+  mutating func accept() -> StreamID? {
+    bridge.accepted(from: PeerAddress(ipv4: 127, 0, 0, 1, port: 9), host: &host, now: now)
+  }
+  mutating func close(_ stream: UInt16) { bridge.closed(StreamID(stream), error: 0, host: &host, now: now) }
+  mutating func deliver(_ hash: Hash256) { bridge.deliver(hash, host: &host, now: now, into: &wire) }
+
+  /// The host gets a block, and its header where the chain goes on.
+  mutating func hold(_ bytes: [UInt8]) throws -> ParsedBlock {
+    var parsed = try ParsedBlock(parsing: bytes.span.bytes)
+    parsed.hashAll(in: bytes.span.bytes)
+    try host.chain.accept(parsed.header, now: .max)
+    host.blocks[parsed.hash] = (parsed, bytes)
+    return parsed
+  }
 
   /// The node's side of a handshake.
   mutating func shakeHands() {
@@ -76,6 +95,7 @@ struct Bench: ~Copyable {
     receive(.version(version(5)))
     receive(.sendcmpct(SendCompact(highBandwidth: true, version: 2)))
     receive(.verack)
+    receive(.feefilter(100))
     receive(.headers([]))
   }
   func version(_ nonce: UInt64) -> Version {
@@ -104,14 +124,19 @@ func block(after chain: HeaderChain, _ transactions: Int, _ random: inout Seeded
   return builder.build()
 }
 
-/// The commands of framed messages.
-func commands(_ bytes: [UInt8]) -> [String] {
+/// Framed messages, decoded.
+func messages(_ bytes: [UInt8]) -> [Message] {
   var stream = MessageStream(network: .regtest)
   stream.receive(bytes.span.bytes)
-  var names: [String] = []
-  while let name = try? stream.next({ command, _ in command.description }) { names.append(name) }
-  return names
+  var list: [Message] = []
+  while let message = try? stream.next({ command, payload in try! Message(command, payload: payload) }) {
+    list.append(message)
+  }
+  return list
 }
+
+/// The commands of framed messages.
+func commands(_ bytes: [UInt8]) -> [String] { messages(bytes).map(\.command.description) }
 
 @Suite struct HostileTests {
   /// A mutated body is dropped; the same hash is taken when the true body comes.
@@ -185,8 +210,7 @@ func commands(_ bytes: [UInt8]) -> [String] {
     ]
     for _ in 0..<40 {
       // A connection, perhaps shaken hands on, then a burst of rubbish.
-      let inbound = bench.bridge.accepted(
-        from: PeerAddress(ipv4: 127, 0, 0, 1, port: 9), host: &bench.host, now: bench.now)
+      let inbound = bench.accept()
       let stream = random.chance(0.5) ? inbound?.index ?? 0 : 0
       if stream == 0 && random.chance(0.7) { bench.shakeHands() }
       for _ in 0..<30 {
@@ -210,7 +234,7 @@ func commands(_ bytes: [UInt8]) -> [String] {
         if !bytes.isEmpty { bench.receive(bytes, on: stream) }
         if random.chance(0.05) {
           bench.now = bench.now + .seconds(Int64(random.below(40)))
-          bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+          bench.tick()
         }
       }
       for index in bench.wire.closed.union([0]) {
@@ -223,7 +247,7 @@ func commands(_ bytes: [UInt8]) -> [String] {
     // The bounds hold, and a well-behaved node is served as if nothing had been.
     #expect(bench.bridge.status[0].requested <= 402_000)
     #expect(bench.bridge.inboundCount == 0)
-    bench.bridge.closed(StreamID(0), error: 0, host: &bench.host, now: bench.now)
+    bench.close(0)
     bench.shakeHands()
     let next = block(after: bench.host.chain, 5, &random)
     let nextHash = try BlockHeader(parsing: next.span.bytes).hash
@@ -250,24 +274,23 @@ func commands(_ bytes: [UInt8]) -> [String] {
     var bench = Bench()
     bench.bridge.opened(StreamID(0), host: &bench.host, now: bench.now, into: &bench.wire)
     bench.now = bench.now + .seconds(29)
-    bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+    bench.tick()
     #expect(bench.wire.closed.isEmpty)
     bench.now = bench.now + .seconds(2)
-    bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+    bench.tick()
     #expect(bench.wire.closed == [0])
-    bench.bridge.closed(StreamID(0), error: 0, host: &bench.host, now: bench.now)
+    bench.close(0)
     bench.wire.closed = []
     bench.shakeHands()
     bench.now = bench.now + .seconds(121)
-    bench.bridge.tick(host: &bench.host, now: bench.now, into: &bench.wire)
+    bench.tick()
     #expect(bench.wire.closed == [0])
   }
 
   /// All places taken, a peer that talks before the handshake, one that floods: refused, told, and the places free again.
   @Test func inboundPeersAreBounded() {
     var bench = Bench()
-    let peer = PeerAddress(ipv4: 127, 0, 0, 1, port: 9)
-    let streams = (0..<5).map { _ in bench.bridge.accepted(from: peer, host: &bench.host, now: bench.now) }
+    let streams = (0..<5).map { _ in bench.accept() }
     #expect(streams.compactMap { $0 }.count == 4)
     #expect(streams[4] == nil)
     bench.receive(.getheaders(GetHeaders(locator: [])), on: streams[0]!.index)

@@ -91,11 +91,7 @@ extension RealNodeTests {
     }
     let coins = try a.makeCoins(300)
     let network = RealNodes.network(kind)
-    // The far node learns the chain so far over RPC.
-    for height in 1...(try a.blockCount()) {
-      let hash = try a.rpc.call("getblockhash", [height]) as? String ?? ""
-      try b.rpc.call("submitblock", [try a.rpc.call("getblock", [hash, 0])])
-    }
+    try b.copyChain(of: a)
     #expect(try b.bestBlockHash() == a.bestBlockHash())
     let siteA = try Site(network: network, nodes: [a.configuration])
     defer { siteA.stop() }
@@ -181,30 +177,6 @@ extension RealNodeTests {
     try #require(eventually { siteA.log.read { $0.blocks.contains { $0.hash == Hash256(last)! } } })
     site.order(.deliver(siteA.log.read { $0.blocks.last!.bytes }))
     #expect(b.waitForTip(last))
-  }
-
-  /// What an operator has wrong is said, with the line that mends it.
-  @Test(arguments: RealNodes.all.filter { $0 == .core })
-  func problemsAreNamed(kind: RegtestNode.Kind) throws {
-    let node = try RealNodes.start(kind)
-    defer { node.remove() }
-    try node.mine(1, to: try node.miningAddress())
-    // The port without permissions: Core hangs up on `mempool`.
-    var plain = node.configuration
-    plain.address.port += 1
-    let site = try Site(network: RealNodes.network(kind), nodes: [plain])
-    #expect(
-      eventually { site.log.count { if case .problem(_, .noMempoolPermission) = $0 { true } else { false } } == 1 })
-    // It comes back and works without the mirror.
-    #expect(eventually { site.log.count { if case .connected = $0 { true } else { false } } == 2 })
-    site.stop()
-    let other = try Site(network: .mainnet, nodes: [node.configuration])
-    #expect(eventually { other.log.count { if case .problem(_, .wrongNetwork) = $0 { true } else { false } } >= 1 })
-    other.stop()
-    node.kill()
-    let none = try Site(network: RealNodes.network(kind), nodes: [node.configuration])
-    #expect(eventually { none.log.count { if case .problem(_, .unreachable) = $0 { true } else { false } } >= 1 })
-    none.stop()
   }
 
   /// Another real node connects to the bridge as to any peer, syncs headers, fetches the block and makes it its tip.
