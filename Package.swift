@@ -28,8 +28,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
 
 func bench(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
   .executableTarget(
-    name: "bench-\(name)", dependencies: ["Harness"] + dependencies, path: "Bench/\(name)", exclude: exclude,
-    swiftSettings: swift)
+    name: "bench-\(name)",
+    dependencies: ["Harness", .product(name: "ArgumentParser", package: "swift-argument-parser")] + dependencies,
+    path: "Bench/\(name)", exclude: exclude, swiftSettings: swift)
 }
 
 let package = Package(

@@ -44,19 +44,6 @@ public enum Harness {
         Int((Double(sorted.count) * p).rounded(.up)) - 1 < 0 ? 0 : Int((Double(sorted.count) * p).rounded(.up)) - 1)]
   }
 
-  /// Values of `--name VALUE` among the arguments, in order.
-  public static func options(_ name: String) -> [String] {
-    var values: [String] = []
-    var arguments = CommandLine.arguments.dropFirst().makeIterator()
-    while let argument = arguments.next() {
-      if argument == "--\(name)" {
-        guard let value = arguments.next() else { fail("--\(name) needs a value") }
-        values.append(value)
-      }
-    }
-    return values
-  }
-
   /// Writes to standard error and leaves with status 2.
   public static func fail(_ message: String) -> Never {
     FileHandle.standardError.write(Data((message + "\n").utf8))

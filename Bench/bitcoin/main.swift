@@ -1,3 +1,4 @@
+import ArgumentParser
 import Bitcoin
 import CKernels
 import Foundation
@@ -6,8 +7,8 @@ import Harness
 import RealBlocks
 
 // Parsing and hashing a whole block, and BIP152 encoding, against the bare compression function in the same run.
-//
-//   bench-bitcoin [--block FILE]…    other blocks than 702861, raw network serialisation
+
+let options = Options.parseOrExit()
 
 func run(_ name: String, _ bytes: [UInt8]) {
   let span = bytes.span.bytes
@@ -138,11 +139,10 @@ enum SeededBallast {
   }()
 }
 
-let files = Harness.options("block")
-if files.isEmpty {
+if options.block.isEmpty {
   run("702861", try RealBlocks.bytes("702861"))
 } else {
-  for file in files {
+  for file in options.block {
     guard let data = try? Data(contentsOf: URL(fileURLWithPath: file)) else { Harness.fail("can't read \(file)") }
     run(file, [UInt8](data))
   }

@@ -1,3 +1,4 @@
+import ArgumentParser
 import Bitcoin
 import BridgeSite
 import Foundation
@@ -15,15 +16,12 @@ import Synchronization
 // The near bridge's mirror holds 150,000 transactions: in one half of the blocks the block's own are spread evenly over
 // them by age, in the other they are the newest.
 //
-// Needs BITCOIND; `--blocks N` to each of B and C (default 8), `--transactions N` (default 2,500), `--mirror N`.
-
+let options = Options.parseOrExit()
 guard let binary = ProcessInfo.processInfo.environment["BITCOIND"], !binary.isEmpty else {
   print("{\"bench\":\"bridge\",\"skipped\":\"set BITCOIND to a Bitcoin Core bitcoind\"}")
   exit(0)
 }
-let blocks = Harness.options("blocks").first.flatMap(Int.init) ?? 8
-let count = Harness.options("transactions").first.flatMap(Int.init) ?? 2_500
-let mirror = Harness.options("mirror").first.flatMap(Int.init) ?? 150_000
+let (blocks, count, mirror) = (options.blocks, options.transactions, options.mirror)
 /// Of the transactions made up for the mirror: with 150,000 about 75 MB.
 let fillBytes = 500
 

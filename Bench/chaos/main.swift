@@ -1,3 +1,4 @@
+import ArgumentParser
 import Dispatch
 import Foundation
 import Ground
@@ -6,14 +7,7 @@ import RealBlocks
 import Simulation
 import Synchronization
 
-/// The long sweep: random overlays, faults, losses and liars. `--runs N` (10,000), `--first SEED` (1), or `--seed N` to
-/// replay one run and tell about it; `--honest` leaves the liars out. Ends with status 1 if any run failed; every failure prints its seed.
-
-func option(_ name: String, _ fallback: UInt64) -> UInt64 {
-  guard let text = Harness.options(name).last else { return fallback }
-  guard let value = UInt64(text) else { Harness.fail("--\(name) needs a number") }
-  return value
-}
+// The long sweep: random overlays, faults, losses and liars; Sources/Simulation/README.md says what a run checks.
 
 func say(_ text: String) { FileHandle.standardError.write(Data((text + "\n").utf8)) }
 
@@ -28,10 +22,10 @@ struct Totals {
 }
 
 func main() throws {
-  let withLiars = !CommandLine.arguments.contains("--honest")
+  let options = Options.parseOrExit()
+  let withLiars = !options.honest
   let sweep = try ChaosRun(block: try RealBlocks.bytes("702861"))
-  if let text = Harness.options("seed").last {
-    guard let seed = UInt64(text) else { Harness.fail("--seed needs a number") }
+  if let seed = options.seed {
     let scenario = ChaosScenario(seed: seed, withLiars: withLiars)
     say("\(scenario)")
     do {
@@ -42,9 +36,7 @@ func main() throws {
     exit(0)
   }
 
-  let first = option("first", 1)
-  let runs = Int(option("runs", 10_000))
-  let threads = max(1, Int(option("threads", 2)))
+  let (first, runs, threads) = (options.first, options.runs, options.threads)
   let totals = Mutex(Totals())
   let next = Atomic<Int>(0)
   let begin = Harness.now()

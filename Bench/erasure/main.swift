@@ -1,3 +1,4 @@
+import ArgumentParser
 import Bitcoin
 import ErasureCode
 import Foundation
@@ -6,9 +7,9 @@ import Harness
 import RealBlocks
 
 // How long making repair chunks takes, how many a receiver needs that lacks some transactions, and how long it works
-// after the last of them. Options: --block FILE (a raw block, instead of 702861), --kernel NAME (default: the best).
-// Without --kernel, a second pass with AVX2 prints the same metrics with the prefix `avx2_`.
+// after the last of them.
 
+let options = Options.parseOrExit()
 let chunkSize = 1_152
 let firstIndex = 20_000  // not 0: peers begin where their key says
 
@@ -210,9 +211,8 @@ struct Pass {
   }
 }
 
-let file = Harness.options("block").last
 let block = try Sample(
-  block: file.map { [UInt8](try Data(contentsOf: URL(filePath: $0))) } ?? RealBlocks.bytes("702861"))
+  block: options.block.map { [UInt8](try Data(contentsOf: URL(filePath: $0))) } ?? RealBlocks.bytes("702861"))
 let large = try Sample(joining: ["702861", "482683", "898352", "928831", "426884", "413567"], byteCount: 4_000_000)
 
 var memcpyMS: [String: Double] = [:]
@@ -227,7 +227,7 @@ for (name, sample) in [("block", block), ("4mb", large)] {
   Harness.report("erasure", name == "block" ? "memcpy_ms" : "4mb_memcpy_ms", memcpyMS[name]!, "ms")
 }
 
-if let name = Harness.options("kernel").last {
+if let name = options.kernel {
   guard let kernel = Kernel.named(name) else {
     Harness.fail("no kernel '\(name)' here; there are: \(Kernel.available.map(\.name).joined(separator: " "))")
   }

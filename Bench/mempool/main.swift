@@ -1,3 +1,4 @@
+import ArgumentParser
 import Bitcoin
 import Foundation
 import Ground
@@ -7,6 +8,8 @@ import RealBlocks
 
 // A mainnet mempool: 150,000 transactions of real lengths (702861's, each with other inputs), the block's
 // own among them.
+
+_ = Options.parseOrExit()
 
 func residentBytes() -> Double {
   let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""

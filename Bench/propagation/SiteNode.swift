@@ -1,6 +1,7 @@
 import Bitcoin
 import Foundation
 import Ground
+import Harness
 
 /// A process inside a site's namespace that dies with the bench, whatever ends the bench.
 final class SiteProcess {

@@ -1,6 +1,7 @@
+import ArgumentParser
 import Harness
 
-for name in Harness.options("block").isEmpty ? ["702861"] : Harness.options("block") {
+for name in Options.parseOrExit().block {
   let block = try BenchBlock(name)
   try benchOrigin(block)
   try benchForward(block)

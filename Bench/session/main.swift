@@ -1,3 +1,4 @@
+import ArgumentParser
 import CLibsodium
 import Ground
 import Harness
@@ -7,6 +8,7 @@ import Wire
 // Sealing and opening against plain libsodium calls in the same run, handshakes a second, and the cost of rejecting what
 // strangers send. Sizes: datagrams of 1,200 bytes, so 1,168 bytes of message. Single core; medians of interleaved rounds.
 
+_ = Options.parseOrExit()
 let datagramBytes = 1_200
 let messageBytes = datagramBytes - SessionFormat.transportOverheadBytes
 let batch = 256

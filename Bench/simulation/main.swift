@@ -1,3 +1,4 @@
+import ArgumentParser
 import Ground
 import Harness
 import Simulation
@@ -38,6 +39,7 @@ struct Flood: SimulatedCore, ~Copyable {
 
 func address(_ i: Int) -> PeerAddress { PeerAddress(ipv4: 10, 0, 0, UInt8(i), port: 8335) }
 
+let options = Options.parseOrExit()
 var model = NetworkModel()
 // The nodes must keep up with seven gigabits: their own time is not the question here.
 model.receiveNanoseconds = 100
@@ -60,6 +62,4 @@ let seconds = (Harness.now() - begin).seconds
 Harness.report("simulation", "packets_per_second", Double(sent() - before) / seconds, "1/s")
 Harness.report("simulation", "packets_at_once", Double(simulation.mostDatagrams), "packets")
 
-try benchCosts(
-  blocks: Harness.options("block").isEmpty ? ["702861"] : Harness.options("block"),
-  count: Harness.options("blocks").first.flatMap { Int($0) } ?? 12, isFit: CommandLine.arguments.contains("--fit"))
+try benchCosts(blocks: options.block, count: options.blocks, isFit: options.fit)

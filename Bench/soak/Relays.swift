@@ -16,10 +16,12 @@ final class SoakRelay {
     self.name = name
     self.socketPath = socketPath
     _ = FileManager.default.createFile(atPath: log.path, contents: nil)
-    process.executableURL = program
-    process.arguments = arguments
+    // A relay dies with the bench, whatever ends the bench. It is the life of this thread that counts: the first.
+    process.executableURL = URL(filePath: "/usr/bin/setpriv")
+    process.arguments = ["--pdeathsig", "KILL", program.path] + arguments
     process.standardError = try FileHandle(forWritingTo: log)
     try process.run()
+    Children.add(process.processIdentifier)
   }
 
   private func fields(_ path: String) -> [Substring] {
@@ -123,6 +125,7 @@ struct SoakOverlay {
     folder = FileManager.default.temporaryDirectory.appending(path: "lightpath-soak-\(getpid())")
     try FileManager.default.createDirectory(
       at: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+    Children.keep(folder)
     let folder = folder
     func path(_ name: String) -> String { folder.appending(path: name).path }
     let ports = SoakOverlay.freePorts(SoakOverlay.names.count)
@@ -167,11 +170,9 @@ struct SoakOverlay {
   /// - Parameter keep: the logs are of interest.
   func end(keep: Bool = false) {
     for relay in relays { relay.end() }
-    if keep {
-      FileHandle.standardError.write(Data("logs are kept in \(folder.path)\n".utf8))
-    } else {
-      try? FileManager.default.removeItem(at: folder)
-    }
+    if keep { Children.keep(nil) }
+    Children.end()
+    if keep { FileHandle.standardError.write(Data("logs are kept in \(folder.path)\n".utf8)) }
   }
 
   private static func freePorts(_ count: Int) -> [UInt16] {

@@ -1,3 +1,4 @@
+import ArgumentParser
 import Foundation
 import Ground
 import Harness
@@ -7,26 +8,17 @@ import Synchronization
 // be missed, and memory and descriptors must stay flat. The blocks hold real mainnet transactions under regtest headers;
 // before each block the stand-in nodes' mempools get its transactions back but for a share drawn anew at each site.
 //
-// `--minutes M` (20), `--rate BLOCKS_A_SECOND` (2.5), `--loss PERCENT` (3), `--missing PERCENT` (1), `--lightpath PATH`
-// (the program beside this one: `swift build -c release --product lightpath`), `--trace` (a line each ten seconds).
-//
 // soak_rss_growth_mb: of the relay that grew most, the median of its resident set over the last tenth of the run less
 // that over the first tenth after the warm-up, which is the first fifth of the run (caches and tables fill; their bounds
 // are in topology/ops/README.md). soak_fd_growth likewise.
 
-func option(_ name: String, _ standard: Double) -> Double {
-  guard let text = Harness.options(name).first else { return standard }
-  guard let value = Double(text), value >= 0 else { Harness.fail("--\(name) \(text): not a number") }
-  return value
-}
-let minutes = option("minutes", 20)
-let rate = max(option("rate", 2.5), 0.01)
+let options = Options.parseOrExit()
+let (minutes, rate) = (options.minutes, options.rate)
 let beside = URL(filePath: CommandLine.arguments[0]).resolvingSymlinksInPath().deletingLastPathComponent()
-let program = Harness.options("lightpath").first.map { URL(filePath: $0) } ?? beside.appending(path: "lightpath")
+let program = options.lightpath.map { URL(filePath: $0) } ?? beside.appending(path: "lightpath")
 guard FileManager.default.isExecutableFile(atPath: program.path) else {
   Harness.fail("no program at \(program.path): swift build -c release --product lightpath, or say --lightpath PATH")
 }
-let isTracing = CommandLine.arguments.contains("--trace")
 
 /// Where each block has arrived, and when.
 final class Arrivals: Sendable {
@@ -38,11 +30,13 @@ final class Arrivals: Sendable {
   func forget(_ hash: String) { table.withLock { $0[hash] = nil } }
 }
 
+Children.watch("soak", limit: Int(minutes * 60) + 300)
 let blocks = ["413567", "702861", "426884", "928831"]
 let overlay: SoakOverlay
 do {
   overlay = try SoakOverlay(
-    program: program, blocks: blocks, loss: option("loss", 3) / 100, missing: option("missing", 1) / 100)
+    program: program, blocks: blocks, loss: options.loss / 100,
+    missing: options.missing / 100)
 } catch { Harness.fail("\(error)") }
 signal(SIGPIPE, SIG_IGN)
 guard overlay.waitForLinks(seconds: 30) else {
@@ -100,7 +94,7 @@ while Date() < end {
       Sample(
         seconds: Date().timeIntervalSince(began), resident: overlay.relays.map(\.residentMegabytes),
         descriptors: overlay.relays.map(\.descriptors)))
-    if isTracing, let last = samples.last {
+    if options.trace, let last = samples.last {
       let status = overlay.relays[0].status ?? [:]
       let mempool = status["mempool"] as? [String: Any] ?? [:]
       print(

@@ -1,3 +1,4 @@
+import ArgumentParser
 import Foundation
 import Ground
 import Harness
@@ -5,15 +6,13 @@ import Synchronization
 import Uring
 import UringSupport
 
-// bench uring [--rounds N] [--seconds S] [--only throughput|rtt|cpu|pacing|engine]
 // The engine against plain system calls on loopback, in the same run and taking turns. Two cores: sender and receiver
 // each have one to themselves in every method.
 
 let bytes = 1_200
-let rounds = Int(Harness.options("rounds").first ?? "3") ?? 3
-let seconds = Double(Harness.options("seconds").first ?? "0.7") ?? 0.7
-let only = Harness.options("only")
-func wants(_ part: String) -> Bool { only.isEmpty || only.contains(part) }
+let options = Options.parseOrExit()
+let (rounds, seconds) = (options.rounds, options.seconds)
+func wants(_ part: Options.Part) -> Bool { options.only.isEmpty || options.only.contains(part) }
 func report(_ metric: String, _ value: Double, _ unit: String) { Harness.report("uring", metric, value, unit) }
 func wait(_ seconds: Double) { usleep(UInt32(seconds * 1e6)) }
 
@@ -21,9 +20,9 @@ func configuration(cpu: Int, _ change: (inout EngineConfiguration) -> Void = { _
   var c = EngineConfiguration(listen: [.loopbackIPv4])
   c.cpu = cpu
   c.maxDatagramBytes = bytes
-  if let room = Harness.options("room").first.flatMap({ Int($0) }) { c.roomUnlimited = room }
-  if let buffers = Harness.options("buffers").first.flatMap({ Int($0) }) { c.receiveBuffers = buffers }
-  if let us = Harness.options("patience").first.flatMap({ Int64($0) }) { c.patience = .microseconds(us) }
+  if let room = options.room { c.roomUnlimited = room }
+  if let buffers = options.buffers { c.receiveBuffers = buffers }
+  if let us = options.patience { c.patience = .microseconds(us) }
   change(&c)
   return c
 }
@@ -132,7 +131,7 @@ func median(_ values: [Double]) -> Double { Harness.median(values.sorted()) }
 
 /// With `--verbose`: what both engines counted.
 func tell(_ run: EngineRun) {
-  if !CommandLine.arguments.contains("--verbose") { return }
+  if !options.verbose { return }
   for c in EngineCounter.allCases {
     let (sent, received) = (run.sent?[c] ?? 0, run.received?[c] ?? 0)
     if sent + received > 0 {
@@ -142,12 +141,12 @@ func tell(_ run: EngineRun) {
 }
 
 // For profilers: the engine alone.
-if only.contains("engine") {
+if options.only.contains(.engine) {
   let run = engine(rate: .unlimited)
   report("throughput_kpps", run.rate / 1e3, "kpps")
 }
 
-if wants("throughput") {
+if wants(.throughput) {
   var (single, many, plain, looking, ours) = ([Double](), [Double](), [Double](), [Double](), [Double]())
   var last = EngineRun()
   for _ in 0..<rounds {
@@ -218,7 +217,7 @@ func engineRoundTrips(_ count: Int, _ change: @escaping (inout EngineConfigurati
   return RoundTrips(meter.times, cpuBefore: cpu)
 }
 
-if wants("rtt") {
+if wants(.rtt) {
   // Short turns, many of them: whatever else the machine does meets all methods alike.
   let (count, turns) = (3_000, rounds * 5)
   var (blocking, ours, atOnce, spinning) = ([RoundTrips](), [RoundTrips](), [RoundTrips](), [RoundTrips]())
@@ -244,7 +243,7 @@ if wants("rtt") {
 // MARK: CPU time at a steady rate, and pacing
 
 let wireBytes = bytes + 28
-if wants("cpu") {
+if wants(.cpu) {
   var (ours, plain) = ([Double](), [Double]())
   var length = 0.0
   for _ in 0..<rounds {
@@ -261,7 +260,7 @@ if wants("cpu") {
   report("train_length_100kpps", length, "datagrams")
 }
 
-if wants("pacing") {
+if wants(.pacing) {
   for (name, rate) in [("50mbit", 50_000_000), ("1gbit", 1_000_000_000), ("5gbit", 5_000_000_000)] {
     var errors: [Double] = []
     for _ in 0..<rounds {
@@ -273,7 +272,7 @@ if wants("pacing") {
       wait(seconds)
       sender.stop()
       receiver.stop()
-      if CommandLine.arguments.contains("--verbose") {
+      if options.verbose {
         let late = sender.handle.snapshot()[.wakeLateness]
         FileHandle.standardError.write(Data("\(name) wake-ups late by up to 2^n ns: \(late.prefix(26))\n".utf8))
       }

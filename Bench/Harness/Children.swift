@@ -1,18 +1,19 @@
 import Foundation
 import Synchronization
 
-/// What has to be gone when the bench is: its processes and its folder. The namespaces go with the last process in them.
-enum Children {
+/// What has to be gone when a bench is: its processes and its folder.
+public enum Children {
   private static let state = Mutex<(pids: Set<pid_t>, folder: URL?)>(([], nil))
 
   private static let ending = Atomic<Bool>(false)
 
-  static func add(_ pid: pid_t) { state.withLock { _ = $0.pids.insert(pid) } }
-  static func remove(_ pid: pid_t) { state.withLock { _ = $0.pids.remove(pid) } }
-  static func keep(_ folder: URL) { state.withLock { $0.folder = folder } }
+  public static func add(_ pid: pid_t) { state.withLock { _ = $0.pids.insert(pid) } }
+  public static func remove(_ pid: pid_t) { state.withLock { _ = $0.pids.remove(pid) } }
+  /// The folder to remove; nil: none any more.
+  public static func keep(_ folder: URL?) { state.withLock { $0.folder = folder } }
 
   /// Once for all: whoever comes second, because what it used was ended under it, waits for the process's end.
-  static func end() {
+  public static func end() {
     if ending.exchange(true, ordering: .acquiringAndReleasing) { while true { sleep(1) } }
     let (pids, folder) = state.withLock { state in
       defer { state = ([], nil) }
@@ -25,7 +26,8 @@ enum Children {
 
   /// On SIGINT, SIGTERM and SIGHUP, and when `limit` has passed, everything is ended. Handlers, and no blocked signals:
   /// those the children would inherit.
-  static func watch(limit seconds: Int) {
+  /// - Parameter bench: who says so on standard error.
+  public static func watch(_ bench: String, limit seconds: Int) {
     var ends: [Int32] = [0, 0]
     guard pipe(&ends) == 0 else { return }
     signalPipe = ends[1]
@@ -47,7 +49,7 @@ enum Children {
       var byte: UInt8 = 0
       let signal = poll.revents != 0 && read(input, &byte, 1) == 1 ? Int32(byte) : 0
       let text = signal > 0 ? "stopped by signal \(signal)" : "not done within \(seconds) s (--limit)"
-      FileHandle.standardError.write(Data("propagation: \(text)\n".utf8))
+      FileHandle.standardError.write(Data("\(bench): \(text)\n".utf8))
       end()
       _exit(signal > 0 ? 128 + signal : 3)
     }
