@@ -121,7 +121,7 @@ public struct ClockFilter: Sendable {
     }
   }
 
-  /// What is known at `now`, not before the newest exchange; nil before the first.
+  /// What is known of the offset at `now`, which may lie between the exchanges or before them; nil before the first.
   public func bounds(at now: Instant) -> ClockBounds? {
     guard !windows.isEmpty, let (least, most) = drift() else { return nil }
     let t = (now - origin).seconds

@@ -24,6 +24,7 @@ enum Value: Hashable, Sendable {
 
   init(_ value: Int64?) { self = value.map(Value.integer) ?? .null }
   init(_ value: Double?) { self = value.map(Value.real) ?? .null }
+  init(_ value: String?) { self = value.map(Value.text) ?? .null }
 
   var integer: Int64? { if case .integer(let value) = self { value } else { nil } }
   var real: Double? {

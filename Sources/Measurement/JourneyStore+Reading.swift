@@ -36,6 +36,9 @@ extension JourneyStore {
     (["block", "site", "height", "origin", "first_clock", "first_unix", "uncertainty_ns"]
     + Journey.Stage.allCases.map { "\($0.name)_ns" } + Journey.counts.map(\.name)).joined(separator: ", ")
 
+  /// A file of schema 1 that nobody writes any more is read as it is.
+  private func hasPassages() throws(StoreError) -> Bool { try database.integer("PRAGMA user_version") ?? 0 > 1 }
+
   /// Journeys of `range`, by time.
   public func journeys(in range: ClosedRange<Int64>, limit: Int = 1_000_000) throws(StoreError) -> [StoredJourney] {
     try journeys(
@@ -50,7 +53,8 @@ extension JourneyStore {
 
   private func journeys(_ condition: String, _ values: [Value]) throws(StoreError) -> [StoredJourney] {
     var result: [StoredJourney] = []
-    try database.run("SELECT \(JourneyStore.journeyColumns) FROM journeys \(condition)", values) { row in
+    let passage = try hasPassages() ? "via, hops" : "NULL, 0"
+    try database.run("SELECT \(JourneyStore.journeyColumns), \(passage) FROM journeys \(condition)", values) { row in
       guard let block = row[0].blob.flatMap({ BlockID(bytes: $0) }), let site = row[1].text,
         let firstUnix = row[5].integer
       else { return }
@@ -69,7 +73,8 @@ extension JourneyStore {
       result.append(
         StoredJourney(
           journey: journey, site: site, firstUnix: firstUnix,
-          uncertainty: Interval(nanoseconds: row[6].integer ?? 0)))
+          uncertainty: Interval(nanoseconds: row[6].integer ?? 0), via: row[column].text,
+          hops: Int(row[column + 1].integer ?? 0)))
     }
     return result
   }
@@ -131,6 +136,7 @@ extension JourneyStore {
           state: state, maxError: Interval(nanoseconds: row[8].integer ?? 0),
           estimatedError: Interval(nanoseconds: row[9].integer ?? 0), frequencyPPM: row[10].real ?? 0)
       }
+      if row.count > 11 { record.via = row[11].text }
       last[site] = record
     }
     return last.values.sorted { $0.site < $1.site }

@@ -9,9 +9,15 @@ public struct StoredJourney: Hashable, Sendable {
   public var firstUnix: Int64
   /// Half the width of the bounds on that time: 0 for the site's own.
   public var uncertainty: Interval
+  /// The neighbour that passed it on, and how many relays did; nil and 0: the relay itself told it.
+  public var via: String?
+  public var hops: Int
 
-  public init(journey: Journey, site: String, firstUnix: Int64, uncertainty: Interval) {
+  public init(
+    journey: Journey, site: String, firstUnix: Int64, uncertainty: Interval, via: String? = nil, hops: Int = 0
+  ) {
     (self.journey, self.site, self.firstUnix, self.uncertainty) = (journey, site, firstUnix, uncertainty)
+    (self.via, self.hops) = (via, hops)
   }
 }
 
@@ -44,8 +50,13 @@ public struct ClockRecord: Hashable, Sendable {
   public var bounds: ClockBounds?
   public var steps: Int
   public var kernel: KernelClock?
-  public init(site: String, atUnix: Int64, bounds: ClockBounds?, steps: Int = 0, kernel: KernelClock? = nil) {
+  /// The neighbour by way of which the bounds were proved, the sum of all on the way; nil: exchanges with the site itself.
+  public var via: String?
+  public init(
+    site: String, atUnix: Int64, bounds: ClockBounds?, steps: Int = 0, kernel: KernelClock? = nil, via: String? = nil
+  ) {
     (self.site, self.atUnix, self.bounds, self.steps, self.kernel) = (site, atUnix, bounds, steps, kernel)
+    self.via = via
   }
 }
 
@@ -62,7 +73,7 @@ public final class JourneyStore {
     public init(maxBytes: Int, retention: Interval) { (self.maxBytes, self.retention) = (maxBytes, retention) }
   }
 
-  public static let schemaVersion: Int64 = 1
+  public static let schemaVersion: Int64 = 2
   static let pageBytes: Int64 = 4_096
   public let limits: Limits
   let database: Database
@@ -95,6 +106,18 @@ public final class JourneyStore {
     let pages = max(Int64(limits.maxBytes) / JourneyStore.pageBytes, 64)
     try database.run("PRAGMA max_page_count = \(pages)")
     if version == 0 { try createSchema() }
+    if version == 1 { try addPassages() }
+  }
+
+  /// Schema 1 knew neighbours' journeys only.
+  private func addPassages() throws(StoreError) {
+    let db = database
+    try db.transaction { () throws(StoreError) in
+      try db.run("ALTER TABLE journeys ADD COLUMN via TEXT")
+      try db.run("ALTER TABLE journeys ADD COLUMN hops INTEGER NOT NULL DEFAULT 0")
+      try db.run("ALTER TABLE clocks ADD COLUMN via TEXT")
+      try db.run("PRAGMA user_version = \(JourneyStore.schemaVersion)")
+    }
   }
 
   private func createSchema() throws(StoreError) {
@@ -114,7 +137,7 @@ public final class JourneyStore {
       """
       CREATE TABLE journeys(block BLOB NOT NULL, site TEXT NOT NULL, height INTEGER NOT NULL, origin INTEGER NOT NULL,
         first_clock INTEGER NOT NULL, first_unix INTEGER NOT NULL, uncertainty_ns INTEGER NOT NULL, \(stages), \(counts),
-        PRIMARY KEY(block, site)) WITHOUT ROWID
+        via TEXT, hops INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(block, site)) WITHOUT ROWID
       """,
       "CREATE INDEX journeys_by_time ON journeys(first_unix)",
       """
@@ -131,7 +154,8 @@ public final class JourneyStore {
       """
       CREATE TABLE clocks(at_unix INTEGER NOT NULL, site TEXT NOT NULL, low_ns INTEGER, high_ns INTEGER,
         drift_low_ppm REAL, drift_high_ppm REAL, steps INTEGER NOT NULL, kernel_state INTEGER,
-        kernel_max_error_ns INTEGER, kernel_error_ns INTEGER, kernel_ppm REAL, PRIMARY KEY(at_unix, site)) WITHOUT ROWID
+        kernel_max_error_ns INTEGER, kernel_error_ns INTEGER, kernel_ppm REAL, via TEXT,
+        PRIMARY KEY(at_unix, site)) WITHOUT ROWID
       """,
     ]
   }()
@@ -155,7 +179,7 @@ public final class JourneyStore {
   public func batch(_ body: () throws(StoreError) -> Void) throws(StoreError) { try database.transaction(body) }
 
   static let insertJourney: String = {
-    let places = Array(repeating: "?", count: 7 + Journey.Stage.allCases.count + Journey.counts.count)
+    let places = Array(repeating: "?", count: 9 + Journey.Stage.allCases.count + Journey.counts.count)
     return "INSERT OR REPLACE INTO journeys VALUES(\(places.joined(separator: ", ")))"
   }()
 
@@ -168,6 +192,7 @@ public final class JourneyStore {
     ]
     for stage in Journey.Stage.allCases { values.append(Value(journey[stage]?.nanoseconds)) }
     for (_, path, _) in Journey.counts { values.append(.integer(Int64(journey[keyPath: path]))) }
+    values += [Value(stored.via), .integer(Int64(stored.hops))]
     try database.run(JourneyStore.insertJourney, values)
   }
 
@@ -193,13 +218,13 @@ public final class JourneyStore {
 
   public func add(_ record: ClockRecord) throws(StoreError) {
     try database.run(
-      "INSERT OR REPLACE INTO clocks VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      "INSERT OR REPLACE INTO clocks VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       [
         .integer(record.atUnix), .text(record.site), Value(record.bounds?.low.nanoseconds),
         Value(record.bounds?.high.nanoseconds), Value(record.bounds?.driftLowPPM), Value(record.bounds?.driftHighPPM),
         .integer(Int64(record.steps)), Value(record.kernel.map { Int64($0.state.rawValue) }),
         Value(record.kernel?.maxError.nanoseconds), Value(record.kernel?.estimatedError.nanoseconds),
-        Value(record.kernel?.frequencyPPM),
+        Value(record.kernel?.frequencyPPM), Value(record.via),
       ])
   }
 

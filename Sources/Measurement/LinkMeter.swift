@@ -26,6 +26,8 @@ public struct LinkMeter: Sendable {
     public var loss: Double? {
       expected == 0 ? nil : Double(expected - min(received, expected)) / Double(expected)
     }
+    /// 0 ... 1, of what came; nil when nothing did.
+    public var reorderedShare: Double? { received == 0 ? nil : Double(min(reordered, received)) / Double(received) }
     public var delay: Interval? {
       guard let delayLow, let delayHigh else { return nil }
       return delayLow + (delayHigh - delayLow) / 2
@@ -34,6 +36,21 @@ public struct LinkMeter: Sendable {
     public var delayUncertainty: Interval? {
       guard let delayLow, let delayHigh else { return nil }
       return (delayHigh - delayLow) / 2
+    }
+
+    /// This interval and the next one as one.
+    public func joined(_ next: Summary) -> Summary {
+      var sum = self
+      sum.expected &+= next.expected
+      sum.received &+= next.received
+      sum.reordered &+= next.reordered
+      sum.duplicates &+= next.duplicates
+      // Smoothed: the later value is the whole's.
+      if next.received > 0 || next.roundTrip != nil { sum.jitter = next.jitter }
+      sum.delayLow = [delayLow, next.delayLow].compactMap { $0 }.min()
+      sum.delayHigh = [delayHigh, next.delayHigh].compactMap { $0 }.min()
+      sum.roundTrip = [roundTrip, next.roundTrip].compactMap { $0 }.min()
+      return sum
     }
   }
 
@@ -142,6 +159,9 @@ public struct LinkMeter: Sendable {
     summary.delayLow = min(summary.delayLow ?? floor, floor)
     summary.delayHigh = min(summary.delayHigh ?? high, high)
   }
+
+  /// The interval so far.
+  public var current: Summary { summary }
 
   /// The interval so far; the next one begins.
   public mutating func take() -> Summary {

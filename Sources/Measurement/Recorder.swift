@@ -3,13 +3,11 @@ import Ground
 /// Where a site's events become journeys, link samples and leads on their way to the store. Sans-IO: the daemon calls
 /// it with what it hears, and writes what `take` hands out (at most once a second, off the packet thread).
 ///
-/// What peers say is theirs: a peer's journey is taken only for a block that this site knows itself or learns of soon,
-/// one a block and peer, under the name of the session's link; its times are brought to this site's clock with the bounds
-/// that clock exchanges prove. A journey from a peer whose clock isn't known yet is dropped and counted. Bounded:
-/// `knownBlocks` blocks, `pendingPerPeer` early journeys a peer, 64 links, `outBound` records waiting for the writer.
+/// What peers say is theirs: `Recorder+Journeys` says what is taken of it. Bounded: `knownBlocks` blocks,
+/// `pendingPerPeer` early journeys a peer, 64 links, `outBound` records waiting for the writer.
 public struct Recorder: Sendable {
   public static let knownBlocks = 512
-  public static let pendingPerPeer = 8
+  public static let pendingPerPeer = 16
   public static let outBound = 4_096
 
   /// What waits for the store.
@@ -23,31 +21,52 @@ public struct Recorder: Sendable {
     public var count: Int { journeys.count + news.count + links.count + clocks.count }
   }
 
-  private struct Peer: Sendable {
+  struct Peer: Sendable {
     var name: String
     var clock: ClockFilter
     var outward = LinkMeter()
     var inward = LinkMeter()
-    /// Received, not yet of a known block.
-    var pending: [StoredJourney] = []
-    /// Blocks told in the present hour.
-    var told: Set<BlockID> = []
+    /// The last interval's, so that what is shown of the present one doesn't rest on a few packets.
+    var lastOutward = LinkMeter.Summary()
+    var lastInward = LinkMeter.Summary()
+    /// Packets out of order, ever: to the peer, from it.
+    var reorderedOutward: UInt64 = 0
+    var reorderedInward: UInt64 = 0
+    /// Journeys of blocks that aren't known here yet.
+    var pending: [Early] = []
+    /// Signatures that may be checked for this peer before it has to wait.
+    var allowance = Double(Recorder.checksBurst)
+    var allowanceAt = Instant.zero
+    /// Of the peer itself, and of others by way of it.
     var journeys: UInt64 = 0
+    var relayed: UInt64 = 0
     var refused: UInt64 = 0
   }
 
   public let home: String
-  private let unixAtZero: Int64
-  private var peers: [LinkID: Peer] = [:]
+  let unixAtZero: Int64
+  var peers: [LinkID: Peer] = [:]
   private var known: [BlockID] = []
-  private var knownSet: Set<BlockID> = []
-  private var output = Output()
+  /// By known block: the makers (short keys) whose journeys were taken, and whether from themselves. Only who signed for
+  /// a relay of the topology gets in.
+  var taken: [BlockID: [UInt32: Bool]] = [:]
+  /// Journeys for the neighbours that can't hear them from their makers.
+  var passing: [Passing] = []
+  /// What journeys since the last interval showed of the clocks of relays that are no neighbours.
+  var farClocks: [String: ClockRecord] = [:]
+  var output = Output()
   public private(set) var leads = LeadTracker()
   /// Journey payloads that were no valid encoding; journeys not taken for another reason; records lost because nobody
   /// took them.
-  public private(set) var malformed: UInt64 = 0
-  public private(set) var refused: UInt64 = 0
+  public internal(set) var malformed: UInt64 = 0
+  public internal(set) var refused: UInt64 = 0
   public private(set) var dropped: UInt64 = 0
+  /// Of those refused: the signature wasn't the stated maker's. Of those passed on, and not because too many waited.
+  public internal(set) var forged: UInt64 = 0
+  public internal(set) var passedOn: UInt64 = 0
+  public internal(set) var notPassedOn: UInt64 = 0
+  /// Signatures looked at.
+  public internal(set) var checked: UInt64 = 0
   /// From the first packet to complete and checked, blocks that came over the overlay.
   public private(set) var receiving = Distribution()
   private var spanStart = Instant.zero
@@ -88,72 +107,43 @@ public struct Recorder: Sendable {
   /// Datagrams since the last call, as the sessions count them.
   public mutating func traffic(
     _ link: LinkID, sentToPeer: UInt64, openedByPeer: UInt64, sentByPeer: UInt64, opened: UInt64,
-    reordered: UInt64 = 0
+    reorderedByPeer: UInt64 = 0, reordered: UInt64 = 0
   ) {
-    peers[link]?.outward.totals(expected: sentToPeer, received: min(openedByPeer, sentToPeer))
-    peers[link]?.inward.totals(expected: sentByPeer, received: min(opened, sentByPeer), reordered: reordered)
+    guard peers[link] != nil else { return }
+    let (there, here) = (min(reorderedByPeer, openedByPeer), min(reordered, opened))
+    peers[link]!.outward.totals(expected: sentToPeer, received: min(openedByPeer, sentToPeer), reordered: there)
+    peers[link]!.inward.totals(expected: sentByPeer, received: min(opened, sentByPeer), reordered: here)
+    peers[link]!.reorderedOutward &+= there
+    peers[link]!.reorderedInward &+= here
+  }
+
+  /// Both directions of a link over the last one to two intervals; nil for a link that isn't.
+  public func figures(of link: LinkID) -> (to: LinkMeter.Summary, from: LinkMeter.Summary)? {
+    peers[link].map { ($0.lastOutward.joined($0.outward.current), $0.lastInward.joined($0.inward.current)) }
   }
 
   /// What is known of a peer's clock.
   public func clock(of link: LinkID, at now: Instant) -> ClockBounds? { peers[link]?.clock.bounds(at: now) }
 
+  /// A block is here, complete and checked: what others tell of it is of interest from now on.
+  public mutating func learn(_ block: BlockID, now: Instant) {
+    guard taken[block] == nil else { return }
+    taken[block] = [:]
+    known.append(block)
+    if known.count > Recorder.knownBlocks { taken[known.removeFirst()] = nil }
+    takePending(of: block, now: now)
+  }
+
   /// This site's own journey, once it is finished (tip updated, or given up waiting for it).
-  public mutating func local(_ journey: Journey) {
-    learn(journey.block)
-    if !journey.isOrigin, let verified = journey[.verified] { receiving.add(verified) }
-    // At its origin a block is early because it was found there: no merit of the overlay.
+  public mutating func local(_ journey: Journey, now: Instant) {
     if !journey.isOrigin, let verified = journey[.verified] {
+      receiving.add(verified)
+      // At its origin a block is early because it was found there: no merit of the overlay.
       leads.overlay(journey.block, at: journey.first + verified)
     }
     put(
       StoredJourney(journey: journey, site: home, firstUnix: unix(journey.first), uncertainty: .zero))
-    for link in peers.keys {
-      guard let index = peers[link]!.pending.firstIndex(where: { $0.journey.block == journey.block }) else { continue }
-      put(peers[link]!.pending.remove(at: index))
-    }
-  }
-
-  private mutating func learn(_ block: BlockID) {
-    guard knownSet.insert(block).inserted else { return }
-    known.append(block)
-    if known.count > Recorder.knownBlocks { knownSet.remove(known.removeFirst()) }
-  }
-
-  /// A JOURNEY payload from a neighbour.
-  public mutating func heard(_ bytes: RawSpan, from link: LinkID, now: Instant) {
-    guard let peer = peers[link] else { return }
-    let journeys: [Journey]
-    do throws(DecodeError) { journeys = try JourneyCodec.decode(bytes) } catch {
-      malformed += 1
-      return
-    }
-    guard let bounds = peer.clock.bounds(at: now) else {
-      refused += UInt64(journeys.count)
-      return
-    }
-    for journey in journeys {
-      let first = journey.first - bounds.estimate
-      // A journey is told within minutes of its block. Anything else is a clock gone wrong or a tale.
-      guard (now - first).nanoseconds.magnitude < 3_600_000_000_000, !peer.told.contains(journey.block) else {
-        refused += 1
-        peers[link]!.refused += 1
-        continue
-      }
-      let stored = StoredJourney(
-        journey: journey, site: peer.name, firstUnix: unix(first), uncertainty: bounds.uncertainty)
-      if knownSet.contains(journey.block) {
-        put(stored)
-      } else {
-        if peers[link]!.pending.count == Recorder.pendingPerPeer {
-          peers[link]!.pending.removeFirst()
-          refused += 1
-        }
-        peers[link]!.pending.append(stored)
-      }
-      if peers[link]!.told.count >= Recorder.knownBlocks { peers[link]!.told.removeAll(keepingCapacity: true) }
-      peers[link]!.told.insert(journey.block)
-      peers[link]!.journeys += 1
-    }
+    learn(journey.block, now: now)
   }
 
   /// A watched public peer announced a block over plain P2P. `source` is the name in the configuration.
@@ -171,6 +161,7 @@ public struct Recorder: Sendable {
       for link in peers.keys {
         let name = peers[link]!.name
         let (outward, inward) = (peers[link]!.outward.take(), peers[link]!.inward.take())
+        (peers[link]!.lastOutward, peers[link]!.lastInward) = (outward, inward)
         guard room(3) else { continue }
         output.links.append(LinkSample(from: home, to: name, atUnix: at, span: span, summary: outward))
         output.links.append(LinkSample(from: name, to: home, atUnix: at, span: span, summary: inward))
@@ -179,15 +170,17 @@ public struct Recorder: Sendable {
           ClockRecord(site: name, atUnix: at, bounds: clock.bounds(at: now), steps: clock.steps))
       }
     }
+    for (_, record) in farClocks.sorted(by: { $0.key < $1.key }) where room() { output.clocks.append(record) }
+    farClocks = [:]
     if room() { output.clocks.append(ClockRecord(site: home, atUnix: at, bounds: nil, kernel: kernel)) }
     spanStart = now
   }
 
-  private mutating func put(_ stored: StoredJourney) {
+  mutating func put(_ stored: StoredJourney) {
     if room() { output.journeys.append(stored) }
   }
 
-  private mutating func room(_ count: Int = 1) -> Bool {
+  mutating func room(_ count: Int = 1) -> Bool {
     if output.count + count <= Recorder.outBound { return true }
     dropped += UInt64(count)
     return false
@@ -197,40 +190,6 @@ public struct Recorder: Sendable {
   public mutating func take() -> Output {
     defer { output = Output() }
     return output
-  }
-
-  /// Metrics of all this.
-  public func metrics(into text: inout MetricsText, now: Instant, kernel: KernelClock?) {
-    let sorted = peers.values.sorted { $0.name < $1.name }
-    text.family("lightpath_clock_offset_seconds", .gauge, help: "Peer's clock minus ours, middle of the bounds.")
-    for peer in sorted {
-      if let bounds = peer.clock.bounds(at: now) { text.sample(bounds.estimate.seconds, [("peer", peer.name)]) }
-    }
-    text.family("lightpath_clock_uncertainty_seconds", .gauge, help: "Half the width of the offset's bounds.")
-    for peer in sorted {
-      if let bounds = peer.clock.bounds(at: now) { text.sample(bounds.uncertainty.seconds, [("peer", peer.name)]) }
-    }
-    text.family("lightpath_clock_steps_total", .counter, help: "Steps of a peer's clock against ours.")
-    for peer in sorted { text.sample(peer.clock.steps, [("peer", peer.name)]) }
-    text.family("lightpath_journeys_total", .counter, help: "Journeys taken from a peer.")
-    for peer in sorted { text.sample(Double(peer.journeys), [("peer", peer.name)]) }
-    text.family("lightpath_journeys_refused_total", .counter, help: "Journeys not taken: malformed or implausible.")
-    text.sample(Double(malformed + refused))
-    if let kernel {
-      text.family("lightpath_kernel_clock_synchronised", .gauge, help: "1 when the kernel calls its clock disciplined.")
-      text.sample(kernel.isSynchronised ? 1 : 0)
-      text.family("lightpath_kernel_clock_max_error_seconds", .gauge, help: "Bound that the kernel states (adjtimex).")
-      text.sample(kernel.maxError.seconds)
-    }
-    text.family("lightpath_block_receive_seconds", .summary, help: "First packet to complete and checked.")
-    text.summary(receiving)
-    let standing = leads.standing
-    text.family("lightpath_lead_seconds", .summary, help: "Lead over the first public announcement; may be negative.")
-    text.summary(standing.distribution)
-    text.family("lightpath_lead_wins", .gauge, help: "Of the last blocks with both times, those the overlay had first.")
-    text.sample(standing.wins)
-    text.family("lightpath_lead_blocks", .gauge, help: "The last blocks with both times.")
-    text.sample(standing.blocks)
   }
 }
 

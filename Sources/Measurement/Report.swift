@@ -27,6 +27,8 @@ public struct Report: Encodable, Sendable {
     public var name: String
     public var latitude, longitude: Double?
     public var isHome: Bool
+    /// The neighbour by way of which its last journey came; nil: it told it itself.
+    public var via: String?
     /// Blocks of which this site told a journey, and those that entered the overlay here.
     public var blocks, originated: Int
     /// From the origin's announcement to complete and checked here, less the light bound of that pair.
@@ -82,6 +84,8 @@ public struct Report: Encodable, Sendable {
 
   public struct Clock: Encodable, Sendable {
     public var site: String
+    /// The neighbour by way of which the offset is known: the sum of the bounds on the way; nil: exchanges with it.
+    public var via: String?
     public var offset: Figure?
     public var driftLowPPM, driftHighPPM: Double?
     public var steps: Int
@@ -100,6 +104,9 @@ public struct Report: Encodable, Sendable {
   public struct Arrival: Encodable, Sendable {
     public var site: String
     public var isOrigin: Bool
+    /// The neighbour that passed its journey on, and how many relays did; nil and 0: the site told it itself.
+    public var via: String?
+    public var hops: Int
     /// ± on every time of this arrival.
     public var uncertainty: Double
     public var lightBound: Double?

@@ -12,6 +12,9 @@ public struct ReportBuilder {
   /// Notes that the caller adds, such as that the data is simulated.
   public var notes: [String] = []
 
+  /// No two clocks' rates differ by more (`ClockFilter.driftLimitPPM`).
+  static let rateLimit = 200e-6
+
   /// Stages between two stations, in order. The first compares two clocks; the others are one site's own.
   static let stages: [(name: String, title: String, from: Journey.Stage?, to: Journey.Stage?)] = [
     ("flight", "flight beyond light", nil, nil),
@@ -70,8 +73,12 @@ public struct ReportBuilder {
   private func elapsed(_ journey: StoredJourney, _ offset: Interval, since start: StoredJourney) -> Report.Figure? {
     let value = Double(journey.firstUnix &+ offset.nanoseconds &- start.firstUnix) / 1e6
     // The same site's clock twice has no uncertainty.
+    // A station's distance from the first packet is by that site's own rate.
     let slack =
-      journey.site == start.site ? 0 : journey.uncertainty.milliseconds + start.uncertainty.milliseconds
+      journey.site == start.site
+      ? 0
+      : journey.uncertainty.milliseconds + start.uncertainty.milliseconds
+        + abs(offset.milliseconds) * ReportBuilder.rateLimit
     if !start.journey.isOrigin || journey.site == start.site {
       return Report.Figure(value: value, low: value - slack, high: value + slack)
     }
@@ -106,7 +113,7 @@ public struct ReportBuilder {
           }
         }
         let bound = told.origin.flatMap { light($0.site, stored.site) }
-        collectors[stored.site, default: Collector()].add(stored.journey, figure, bound: bound, flight: flight)
+        collectors[stored.site, default: Collector()].add(stored, figure, bound: bound, flight: flight)
         if !stored.journey.isOrigin { all.addStages(stored.journey, flight: flight) }
       }
     }
@@ -152,7 +159,8 @@ public struct ReportBuilder {
       let collector = collectors[name] ?? Collector()
       return Report.Site(
         name: name, latitude: positions[name]?.latitude, longitude: positions[name]?.longitude, isHome: name == home,
-        blocks: collector.blocks, originated: collector.originated, overLight: collector.overLight.spread,
+        via: collector.via, blocks: collector.blocks, originated: collector.originated,
+        overLight: collector.overLight.spread,
         arrival: collector.arrival.spread, receiving: collector.receiving.times,
         matchedPercent: collector.matched.isEmpty ? nil : median(collector.matched) * 100,
         extraRoundsPercent: collector.received == 0
@@ -219,7 +227,8 @@ public struct ReportBuilder {
       }
       arrivals.append(
         Report.Arrival(
-          site: stored.site, isOrigin: stored.site == told.origin?.site, uncertainty: first.uncertainty,
+          site: stored.site, isOrigin: stored.site == told.origin?.site, via: stored.via, hops: stored.hops,
+          uncertainty: first.uncertainty,
           lightBound: bound,
           firstPacket: first.value,
           stations: Journey.Stage.allCases.compactMap { stage in
@@ -292,10 +301,11 @@ public struct ReportBuilder {
   private func clocks() throws(StoreError) -> [Report.Clock] {
     try store.clocks(in: range).map { record in
       Report.Clock(
-        site: record.site,
+        site: record.site, via: record.via,
         offset: record.bounds.map {
           Report.Figure(value: $0.estimate.milliseconds, low: $0.low.milliseconds, high: $0.high.milliseconds)
-        }, driftLowPPM: record.bounds?.driftLowPPM, driftHighPPM: record.bounds?.driftHighPPM, steps: record.steps,
+        }, driftLowPPM: record.via == nil ? record.bounds?.driftLowPPM : nil,
+        driftHighPPM: record.via == nil ? record.bounds?.driftHighPPM : nil, steps: record.steps,
         kernelState: record.kernel.map { "\($0.state)" }, kernelMaxError: record.kernel?.maxError.milliseconds,
         kernelFrequencyPPM: record.kernel?.frequencyPPM)
     }
@@ -344,6 +354,8 @@ extension Distribution {
 private struct Collector {
   var blocks = 0
   var originated = 0
+  /// Of the last journey.
+  var via: String?
   var received = 0
   var extraRounds = 0
   var overLight = BoundedDistribution()
@@ -352,8 +364,10 @@ private struct Collector {
   var matched: [Double] = []
   var stages = [Distribution](repeating: Distribution(), count: ReportBuilder.stages.count)
 
-  mutating func add(_ journey: Journey, _ figure: Report.Figure?, bound: Double?, flight: Double?) {
+  mutating func add(_ stored: StoredJourney, _ figure: Report.Figure?, bound: Double?, flight: Double?) {
+    let journey = stored.journey
     blocks += 1
+    via = stored.via
     if journey.isOrigin {
       originated += 1
       return

@@ -68,7 +68,7 @@ extension ReportPage {
         "\($0), ± \(Text.ms(clock.kernelMaxError ?? 0)) ms at most, \(Text.fixed(clock.kernelFrequencyPPM ?? 0, 1)) ppm corrected"
       }
       page.raw(
-        "<tr><td>\(Markup.escape(clock.site))</td><td>\(offset)</td><td>\(drift)</td><td>\(clock.steps)</td>"
+        "<tr><td>\(Markup.escape(clock.site))\(clock.via.map { " <small>via \(Markup.escape($0))</small>" } ?? "")</td><td>\(offset)</td><td>\(drift)</td><td>\(clock.steps)</td>"
           + "<td class=\"l\">\(Markup.escape(kernel ?? ""))</td></tr>\n")
     }
     page.raw("</tbody></table></div></section>\n")
@@ -101,7 +101,8 @@ extension ReportPage {
       (group index 1.4682). Cables are longer than great circles, so part of every figure over it is geography.
       <b>±</b>: not a standard deviation but a bound. Each site’s clock is known only as far as round trips prove it; the \
       true figure lies inside whatever the route’s asymmetry, and percentiles carry the percentiles of the bounds.
-      <b>Peers’ journeys</b> are what the peers say of themselves, stored under the name of the session that brought them.
+      <b>Sites’ journeys</b> are what the sites say of themselves, each signed by its relay. A site that is no neighbour is \
+      heard <i>via</i> one: its times then rest on that neighbour’s word too, and carry the sum of the clocks’ bounds on the way.
       <b>Complete and checked</b>: every byte there, proof of work, Merkle root and witness commitment verified.</p></footer>
 
       """)

@@ -229,7 +229,11 @@ public enum ReportPage {
       if let job = last(arrival, "miner_job") {
         plot.diamond(job, y - 0.5, title: "\(arrival.site): first miner job after \(Text.ms(job)) ms")
       }
-      plot.text(plot.left - 8, plot.y(y - 0.5) + 4, arrival.site, anchor: "end")
+      plot.text(plot.left - 8, plot.y(y - 0.5) + (arrival.via == nil ? 4 : 0), arrival.site, anchor: "end")
+      if let via = arrival.via {
+        plot.text(
+          plot.left - 8, plot.y(y - 0.5) + 12, "via \(via)", anchor: "end", style: "fill:var(--muted);font-size:10px")
+      }
       plot.text(
         plot.right + 12, plot.y(y - 0.5) + 4,
         arrival.overLight.map { "\(Text.ms($0.value)) ± \(Text.ms($0.uncertainty)) ms" }

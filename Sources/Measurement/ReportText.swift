@@ -21,7 +21,7 @@ extension Report {
           + [
             "over_light_ms", "over_light_low_ms", "over_light_high_ms", "matched_percent", "transactions",
             "missing_transactions", "body_bytes", "packets_in", "packets_out", "bytes_in", "bytes_out",
-            "packets_useless", "needed_chunks", "requests",
+            "packets_useless", "needed_chunks", "requests", "via", "hops",
           ])
       for arrival in block?.arrivals ?? [] {
         rows.append(
@@ -38,7 +38,7 @@ extension Report {
               arrival.transactions, arrival.missingTransactions, arrival.bodyBytes, arrival.packetsIn,
               arrival.packetsOut, arrival.bytesIn, arrival.bytesOut, arrival.packetsUseless, arrival.neededChunks,
               arrival.requests,
-            ].map(String.init))
+            ].map(String.init) + [arrival.via ?? "", String(arrival.hops)])
       }
     } else {
       let names = ["p50", "p90", "p99", "max"]
@@ -79,6 +79,7 @@ extension Report {
     func figure(_ value: Figure?) -> String {
       value.map { "\(Text.ms($0.value)) ± \(Text.ms($0.uncertainty))" } ?? "–"
     }
+    func via(_ name: String?) -> String { name.map { " (via \(tame($0)))" } ?? "" }
     lines.append(
       "\(tame(home)): \(Text.time(fromUnix)) to \(Text.time(toUnix)) UTC, \(Text.count(blocks)) blocks, \(Text.count(arrivals)) arrivals"
     )
@@ -94,7 +95,8 @@ extension Report {
     var rows = [["site", "blocks", "from here", "median", "90 %", "99 %", "receiving", "in mempool", "extra rounds"]]
     for site in sites {
       rows.append([
-        tame(site.name) + (site.isHome ? " *" : ""), Text.count(site.blocks), Text.count(site.originated),
+        tame(site.name) + (site.isHome ? " *" : "") + via(site.via), Text.count(site.blocks),
+        Text.count(site.originated),
         figure(site.overLight?.p50), figure(site.overLight?.p90), figure(site.overLight?.p99),
         site.receiving.map { Text.ms($0.p50) } ?? "–", site.matchedPercent.map { Text.fixed($0, 1) + " %" } ?? "–",
         site.extraRoundsPercent.map { Text.fixed($0, 1) + " %" } ?? "–",
@@ -134,7 +136,7 @@ extension Report {
       rows = [["site", "offset, ms", "drift, ppm", "steps", "kernel"]]
       for clock in clocks {
         rows.append([
-          tame(clock.site), figure(clock.offset),
+          tame(clock.site) + via(clock.via), figure(clock.offset),
           clock.driftLowPPM.map { "\(Text.fixed($0, 1)) to \(Text.fixed(clock.driftHighPPM ?? $0, 1))" } ?? "–",
           String(clock.steps), clock.kernelState.map { "\($0), ± \(Text.ms(clock.kernelMaxError ?? 0)) ms" } ?? "–",
         ])
@@ -155,12 +157,15 @@ extension Report {
     ]
     let shown: [Journey.Stage] = [.sketchComplete, .matched, .lastNeeded, .verified, .written, .tipUpdated, .minerJob]
     var rows = [
-      ["site", "first packet"] + shown.map { $0.name.replacingOccurrences(of: "_", with: " ") }
+      ["site", "clocks", "first packet"] + shown.map { $0.name.replacingOccurrences(of: "_", with: " ") }
         + ["over light", "matched", "packets", "requests"]
     ]
     for arrival in block.arrivals {
       rows.append(
-        [tame(arrival.site) + (arrival.isOrigin ? " (origin)" : ""), Text.ms(arrival.firstPacket)]
+        [
+          tame(arrival.site) + (arrival.isOrigin ? " (origin)" : "") + (arrival.via.map { " (via \(tame($0)))" } ?? ""),
+          "± " + Text.ms(arrival.uncertainty), Text.ms(arrival.firstPacket),
+        ]
           + shown.map { stage in arrival.stations.first { $0.name == stage.name }.map { Text.ms($0.at) } ?? "–" }
           + [
             figure(arrival.overLight), arrival.matchedPercent.map { Text.fixed($0, 1) + " %" } ?? "–",

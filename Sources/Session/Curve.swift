@@ -1,7 +1,7 @@
 import CLibsecp256k1
 import CLibsodium
 
-/// The two operations on secp256k1 that the handshake needs, by libsecp256k1 (constant-time in the secret).
+/// The operations on secp256k1 that handshake and signatures need, by libsecp256k1 (constant-time in the secret).
 enum Curve {
   /// Blinded once at start against side channels; read-only afterwards, so threads may share it.
   nonisolated(unsafe) private static let context: OpaquePointer = {
@@ -43,6 +43,49 @@ enum Curve {
     return secp256k1_ecdh(
       context, out.assumingMemoryBound(to: UInt8.self), &point, secret.assumingMemoryBound(to: UInt8.self), nil, nil)
       == 1
+  }
+
+  private static func digest(_ message: RawSpan, tag: StaticString, into out: UnsafeMutablePointer<UInt8>) {
+    message.withUnsafeBytes { bytes in
+      // An empty message has no address, which the library would refuse.
+      var none: UInt8 = 0
+      withUnsafeBytes(of: &none) { empty in
+        let start = (bytes.baseAddress ?? empty.baseAddress!).assumingMemoryBound(to: UInt8.self)
+        precondition(
+          secp256k1_tagged_sha256(context, out, tag.utf8Start, tag.utf8CodeUnitCount, start, bytes.count) == 1)
+      }
+    }
+  }
+
+  /// BIP340 signature, 64 bytes, of the tagged hash of a message.
+  static func sign(
+    _ message: RawSpan, tag: StaticString, _ secret: UnsafeRawPointer, into out: UnsafeMutableRawPointer
+  ) {
+    var pair = secp256k1_keypair()
+    defer { sodium_memzero(&pair, MemoryLayout<secp256k1_keypair>.size) }
+    precondition(secp256k1_keypair_create(context, &pair, secret.assumingMemoryBound(to: UInt8.self)) == 1)
+    withUnsafeTemporaryAllocation(byteCount: 64, alignment: 8) { bytes in
+      let digest = bytes.baseAddress!.assumingMemoryBound(to: UInt8.self)
+      let auxiliary = digest + 32
+      self.digest(message, tag: tag, into: digest)
+      randombytes_buf(auxiliary, 32)
+      precondition(
+        secp256k1_schnorrsig_sign32(context, out.assumingMemoryBound(to: UInt8.self), digest, &pair, auxiliary) == 1)
+    }
+  }
+
+  /// `key` is 33 bytes; its parity doesn't matter to BIP340.
+  static func verify(
+    _ signature: UnsafeRawPointer, _ message: RawSpan, tag: StaticString, key: UnsafePointer<UInt8>
+  ) -> Bool {
+    var point = secp256k1_xonly_pubkey()
+    if secp256k1_xonly_pubkey_parse(context, &point, key + 1) != 1 { return false }
+    return withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { bytes in
+      let digest = bytes.baseAddress!.assumingMemoryBound(to: UInt8.self)
+      self.digest(message, tag: tag, into: digest)
+      return secp256k1_schnorrsig_verify(
+        context, signature.assumingMemoryBound(to: UInt8.self), digest, 32, &point) == 1
+    }
   }
 
   /// A secret key from `random`: draws until the number is one of the curve's (all but 2^-128 of draws are).

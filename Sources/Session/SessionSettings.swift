@@ -36,5 +36,5 @@ public struct SessionSettings: Sendable {
 }
 
 extension Interval {
-  static func perSecond(_ n: Int64) -> Interval { Interval(nanoseconds: 1_000_000_000 / max(n, 1)) }
+  package static func perSecond(_ n: Int64) -> Interval { Interval(nanoseconds: 1_000_000_000 / max(n, 1)) }
 }

@@ -12,7 +12,7 @@ struct Impairer {
   static let capacity = 65_536
   private let rules: [Impairment]
   private var random: SeededRandom
-  /// In order of `due` for each rule; rules' delays differ, so the whole is a heap by insertion.
+  /// In order of `due` for each rule.
   private var queues: [[Held]]
   private var heads: [Int]
   private(set) var lost: UInt64 = 0
@@ -43,16 +43,22 @@ struct Impairer {
       lost += 1
       return true
     }
-    if rules[rule].delay <= .zero { return false }
+    var delay = rules[rule].delay
+    if rules[rule].jitter > .zero {
+      delay = delay + Interval(nanoseconds: Int64(random.next() >> 1) % (rules[rule].jitter.nanoseconds + 1))
+    }
+    if delay <= .zero { return false }
     if waiting >= Impairer.capacity {
       lost += 1
       return true
     }
-    queues[rule].append(
-      Held(
-        bytes: datagram.withUnsafeBytes { [UInt8]($0) }, source: source, due: arrival + rules[rule].delay))
+    let held = Held(bytes: datagram.withUnsafeBytes { [UInt8]($0) }, source: source, due: arrival + delay)
+    // Later than nearly all that wait, but for the jitter.
+    var place = queues[rule].count
+    while place > heads[rule], queues[rule][place - 1].due > held.due { place -= 1 }
+    queues[rule].insert(held, at: place)
     waiting += 1
-    held += 1
+    self.held += 1
     return true
   }
 

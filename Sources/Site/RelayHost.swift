@@ -45,12 +45,14 @@ struct RelayHost: BridgeHost, ~Copyable {
     while let event = core.nextEvent() {
       switch event.kind {
       case .clockSample:
-        if let sample = core.lastClockSample(of: event.link), let session = core.status(of: event.link)?.session {
+        if let sample = core.lastClockSample(of: event.link), let status = core.status(of: event.link) {
+          let session = status.session
           events.append(
             .clock(
               ClockNotice(
                 link: event.link, sample: sample, generation: session.generation, opened: session.opened,
-                highestCounter: session.highestCounter)))
+                highestCounter: session.highestCounter, reordered: status.reorderedFrom,
+                peerReordered: status.reorderedTo)))
         }
         continue
       case .journey:

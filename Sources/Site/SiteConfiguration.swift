@@ -52,8 +52,11 @@ public struct Impairment: Sendable, Hashable {
   public var loss: Double
   /// Added to each datagram's way.
   public var delay: Interval
+  /// Up to this much more, drawn for each: datagrams overtake each other.
+  public var jitter: Interval
 
-  public init(source: PeerAddress? = nil, loss: Double = 0, delay: Interval = .zero) {
+  public init(source: PeerAddress? = nil, loss: Double = 0, delay: Interval = .zero, jitter: Interval = .zero) {
+    self.jitter = jitter
     self.source = source
     self.loss = loss
     self.delay = delay

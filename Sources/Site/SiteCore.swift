@@ -85,6 +85,9 @@ public struct SiteCore: ~Copyable {
     case .journeys(let bytes):
       host.core.sendJourney(bytes.span.bytes, now: now, into: &sink)
       return .done
+    case .passJourneys(let bytes, let maker, let from):
+      host.core.passJourney(bytes.span.bytes, maker: maker, from: from, now: now, into: &sink)
+      return .done
     case .reports(let hashes): return .reports(hashes.compactMap { host.core.report(of: $0) })
     case .refill(let number):
       guard var node = embedded else { return .refused("this relay has no embedded node") }

@@ -7,7 +7,7 @@ import Session
 
 /// Makes journeys, clock bounds and leads of what a site tells (`SiteEvent`). Sans-IO, and off the packet thread: the
 /// daemon's measurement thread feeds it, hands it the reports it asks for, writes what its recorder gives out, and has
-/// the relay send what goes to the neighbours.
+/// the relay send what goes to the neighbours: this site's journeys, signed, and those that it passes on.
 ///
 /// A journey is closed when every station that this site has was reached, at the earliest half a second after the block
 /// was handed to the node, so that it is told after the block and counts packets that came late; at the latest ten
@@ -31,10 +31,43 @@ public struct SiteJournal: Sendable {
     }
   }
 
+  /// A relay of the overlay, by its key and the topology's name.
+  public struct Maker: Hashable, Sendable {
+    public var key: PublicKey
+    public var name: String
+    public init(key: PublicKey, name: String) { (self.key, self.name) = (key, name) }
+  }
+
+  /// A JOURNEY payload and whom it is for.
+  public struct Message: Hashable, Sendable {
+    public var bytes: [UInt8]
+    /// nil: this site's own, for all neighbours. Else its maker's short key and the link that told it: for the neighbours
+    /// that hear it best from here.
+    public var passed: Passed?
+
+    public struct Passed: Hashable, Sendable {
+      public var maker: UInt32
+      public var from: LinkID
+      public init(maker: UInt32, from: LinkID) { (self.maker, self.from) = (maker, from) }
+    }
+
+    public init(bytes: [UInt8], passed: Passed? = nil) { (self.bytes, self.passed) = (bytes, passed) }
+
+    /// As the site's core takes it.
+    public var request: SiteRequest {
+      passed.map { .passJourneys(bytes, maker: $0.maker, from: $0.from) } ?? .journeys(bytes)
+    }
+  }
+
   public static let openMax = 64
   public static let jobsMax = 32
   static let quiet = Interval.milliseconds(500 as Int64)
   static let patience = Interval.seconds(10)
+  /// Datagrams get lost and nobody asks for journeys: each is told once more after this long.
+  static let again = Interval.seconds(1)
+  /// Messages that wait to be told, and how many are told a second (of 1,100 bytes at most, to each neighbour).
+  static let messagesMax = 1_024
+  static let messagesPerSecond: Int64 = 100
   /// A block that a node told of and that never came.
   static let forgetAfter = Interval.seconds(60)
 
@@ -49,6 +82,7 @@ public struct SiteJournal: Sendable {
   private struct Totals: Sendable {
     var generation: UInt32
     var peerOpened, peerHighest, opened, highest: UInt64
+    var reordered, peerReordered: UInt64
   }
 
   public private(set) var recorder: Recorder
@@ -62,16 +96,34 @@ public struct SiteJournal: Sendable {
   private var floors: [LinkID: Interval] = [:]
   private var names: [LinkID: String] = [:]
   private var told: [Journey] = []
+  private let identity: Identity
+  private let ownKey: UInt32
+  /// By short key.
+  private var makers: [UInt32: [Maker]] = [:]
+  /// In order of `at`, first told and told again.
+  private var outgoing: [(at: Instant, message: Message)] = []
+  private var nextMessage = Instant.zero
   /// Neighbours whose packets came faster than light between the stated positions, since last asked.
   private var impossible: [String] = []
 
-  /// - Parameter sources: the bridge's nodes, in its order.
-  public init(home: String, unixNanosecondsAtZero: Int64, sources: [Source], hasPool: Bool) {
+  /// - Parameters:
+  ///   - identity: signs this site's journeys.
+  ///   - makers: the overlay's relays, whose journeys count.
+  ///   - sources: the bridge's nodes, in its order.
+  public init(
+    home: String, identity: Identity, makers: [Maker], unixNanosecondsAtZero: Int64, sources: [Source], hasPool: Bool
+  ) {
+    self.identity = identity
+    ownKey = key4(of: identity.publicKey)
+    self.makers = Dictionary(grouping: makers) { key4(of: $0.key) }
     recorder = Recorder(home: home, unixNanosecondsAtZero: unixNanosecondsAtZero)
     self.sources = sources
     self.hasPool = hasPool
     hasNodes = sources.contains { !$0.isWatched }
   }
+
+  /// The overlay's relays are these from now on.
+  public mutating func setMakers(_ makers: [Maker]) { self.makers = Dictionary(grouping: makers) { key4(of: $0.key) } }
 
   /// The neighbours are these from now on.
   public mutating func setNeighbours(_ neighbours: [Neighbour]) {
@@ -93,8 +145,13 @@ public struct SiteJournal: Sendable {
   public mutating func hear(_ event: SiteEvent) {
     switch event {
     case .clock(let notice): hear(notice)
-    case .journey(let link, let bytes, let at): recorder.heard(bytes.span.bytes, from: link, now: at)
+    case .journey(let link, let bytes, let at):
+      let makers = makers
+      recorder.heard(bytes.span.bytes, from: link, now: at) { SiteJournal.judge($0, makers) }
+      collectPassing(now: at)
     case .delivered(let block):
+      recorder.learn(BlockID(block.report.hash), now: block.delivered)
+      collectPassing(now: block.delivered)
       update(block.report.hash, at: block.delivered) { $0.delivery = block }
     case .node(.announced(let node, let hash, _, let at)):
       guard sources.indices.contains(node) else { return }
@@ -109,6 +166,15 @@ public struct SiteJournal: Sendable {
       update(hash, at: at) { if $0.tip == nil { $0.tip = at } }
     default: break
     }
+  }
+
+  static let purpose: StaticString = "lightpath journey 2"
+
+  /// The relay that signed a journey; nil when none of the overlay's did under that short key.
+  private static func judge(_ told: ToldJourney, _ makers: [UInt32: [Maker]]) -> String? {
+    makers[told.maker]?.first {
+      $0.key.verifies(told.signature.span.bytes, of: told.statement.span.bytes, for: purpose)
+    }?.name
   }
 
   /// The site's pool sent its first job on top of `previous`.
@@ -140,17 +206,23 @@ public struct SiteJournal: Sendable {
       link, ClockExchange(t1: sample.sent, t2: sample.peerReceived, t3: sample.peerSent, t4: sample.received))
     let new = Totals(
       generation: notice.generation, peerOpened: sample.peerOpened, peerHighest: sample.peerHighestCounter,
-      opened: notice.opened, highest: notice.highestCounter)
+      opened: notice.opened, highest: notice.highestCounter, reordered: notice.reordered,
+      peerReordered: UInt64(notice.peerReordered))
     if let old = totals[link], old.generation == new.generation, sample.generation == new.generation,
       new.peerOpened >= old.peerOpened, new.peerHighest >= old.peerHighest, new.opened >= old.opened,
       new.highest >= old.highest
     {
       recorder.traffic(
         link, sentToPeer: new.peerHighest - old.peerHighest, openedByPeer: new.peerOpened - old.peerOpened,
-        sentByPeer: new.highest - old.highest, opened: new.opened - old.opened)
+        sentByPeer: new.highest - old.highest, opened: new.opened - old.opened,
+        reorderedByPeer: SiteJournal.growth(new.peerReordered, since: old.peerReordered),
+        reordered: SiteJournal.growth(new.reordered, since: old.reordered))
     }
     totals[link] = new
   }
+
+  /// A count that begins anew with a session: the neighbour may have begun it since the last look.
+  private static func growth(_ new: UInt64, since old: UInt64) -> UInt64 { new >= old ? new - old : new }
 
   // MARK: Closing
 
@@ -159,7 +231,8 @@ public struct SiteJournal: Sendable {
 
   /// When to look at `due` again.
   public var nextDeadline: Instant {
-    open.values.reduce(.never) { min($0, $1.delivery.map { $0.delivered + SiteJournal.quiet } ?? .never) }
+    let closing = open.values.reduce(.never) { min($0, $1.delivery.map { $0.delivered + SiteJournal.quiet } ?? .never) }
+    return min(closing, outgoing.first.map { max($0.at, nextMessage) } ?? .never)
   }
 
   private func isDue(_ entry: Open, now: Instant) -> Bool {
@@ -186,10 +259,10 @@ public struct SiteJournal: Sendable {
       let journey = SiteJournal.journey(
         report, written: hasNodes ? entry.written : delivery.delivered, tip: entry.tip,
         job: jobs.first { $0.block == BlockID(hash) }?.at)
-      recorder.local(journey)
+      recorder.local(journey, now: now)
       told.append(journey)
     }
-    if told.count > SiteJournal.openMax { told.removeFirst(told.count - SiteJournal.openMax) }
+    tellOwn(now: now)
   }
 
   static func journey(_ report: BlockReport, written: Instant?, tip: Instant?, job: Instant?) -> Journey {
@@ -224,12 +297,43 @@ public struct SiteJournal: Sendable {
 
   // MARK: What goes out
 
-  /// The next JOURNEY payload for all neighbours; nil when there is nothing to tell.
-  public mutating func takeMessage() -> [UInt8]? {
-    if told.isEmpty { return nil }
-    let (bytes, count) = JourneyCodec.encode(told)
-    told.removeFirst(max(count, 1))
-    return count > 0 ? bytes : nil
+  private mutating func tellOwn(now: Instant) {
+    var signed = told.map { journey in
+      var record = ToldJourney(journey, maker: ownKey)
+      record.signature = identity.sign(record.statement.span.bytes, for: SiteJournal.purpose)
+      return record
+    }
+    told = []
+    while !signed.isEmpty {
+      let (bytes, count) = JourneyCodec.encode(signed)
+      queue(Message(bytes: bytes), now: now)
+      signed.removeFirst(max(count, 1))
+    }
+  }
+
+  private mutating func collectPassing(now: Instant) {
+    for passing in recorder.takePassing() {
+      let (bytes, _) = JourneyCodec.encode(CollectionOfOne(passing.journey))
+      queue(
+        Message(bytes: bytes, passed: Message.Passed(maker: passing.journey.maker, from: passing.from)), now: now)
+    }
+  }
+
+  private mutating func queue(_ message: Message, now: Instant) {
+    for at in [now, now + SiteJournal.again] {
+      if outgoing.count == SiteJournal.messagesMax { outgoing.removeFirst() }
+      let index = outgoing.lastIndex { $0.at <= at }.map { $0 + 1 } ?? 0
+      outgoing.insert((at, message), at: index)
+    }
+  }
+
+  /// The next JOURNEY payload that is due; nil when there is nothing to tell now.
+  public mutating func takeMessage(now: Instant) -> Message? {
+    guard let first = outgoing.first, first.at <= now, nextMessage <= now else { return nil }
+    // A fifth of a second's worth may go at once.
+    nextMessage = max(nextMessage, now - .milliseconds(200 as Int64)) + .perSecond(SiteJournal.messagesPerSecond)
+    outgoing.removeFirst()
+    return first.message
   }
 
   /// Neighbours that answered faster than light could between the positions that the topology states: their clocks'

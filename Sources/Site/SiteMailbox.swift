@@ -15,6 +15,9 @@ public enum SiteRequest: Sendable {
   case overlay(OverlaySecret?)
   /// Measurement records for all neighbours, 1 to 1,100 bytes.
   case journeys([UInt8])
+  /// Records that the relay with this short key made and the neighbour on this link told: for those that hear them best
+  /// from here.
+  case passJourneys([UInt8], maker: UInt32, from: LinkID)
   /// What became of blocks; those that are gone are left out.
   case reports([Hash256])
   /// The embedded node's mempool gets back what it had of its block number so, with other transactions missing.

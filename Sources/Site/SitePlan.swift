@@ -90,6 +90,13 @@ public struct SitePlan: Sendable {
       }
   }
 
+  /// Every relay of the overlay, for the journal: whose journeys count, and by what name.
+  public var makers: [SiteJournal.Maker] {
+    topology.relays.compactMap { relay in
+      PublicKey(relay.publicKey).map { SiteJournal.Maker(key: $0, name: relay.name) }
+    }
+  }
+
   /// The neighbours for the journal: what light in a vacuum needs is the least that a packet can.
   public func neighbours(_ links: SiteLinks) -> [SiteJournal.Neighbour] {
     links.links.compactMap { link in

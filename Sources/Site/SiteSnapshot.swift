@@ -32,8 +32,15 @@ public struct ClockNotice: Sendable, Hashable {
   /// Datagrams opened here, and the highest counter among them.
   public var opened: UInt64
   public var highestCounter: UInt64
+  /// Since the session began: packets that came here out of order, and those that the neighbour says came so there.
+  public var reordered: UInt64
+  public var peerReordered: UInt32
 
-  public init(link: LinkID, sample: ClockSample, generation: UInt32, opened: UInt64, highestCounter: UInt64) {
+  public init(
+    link: LinkID, sample: ClockSample, generation: UInt32, opened: UInt64, highestCounter: UInt64,
+    reordered: UInt64 = 0, peerReordered: UInt32 = 0
+  ) {
+    (self.reordered, self.peerReordered) = (reordered, peerReordered)
     self.link = link
     self.sample = sample
     self.generation = generation

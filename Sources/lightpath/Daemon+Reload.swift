@@ -47,7 +47,7 @@ extension Daemon {
     }
     links.withLock { $0 = wanted }
     plan.withLock { $0 = new }
-    measurements.set(new.neighbours(wanted))
+    measurements.set(new.neighbours(wanted), makers: new.makers)
     if Daemon.needsRestart(from: old.relay, to: new.relay) {
       text += "; this relay's own addresses, uplink, nodes, watched peers or pool changed: restart it for that"
     }
@@ -83,7 +83,8 @@ extension Daemon {
     mailbox: SiteMailbox, logger: Logger
   ) throws -> MeasurementThread {
     var journal = SiteJournal(
-      home: plan.relay.name, unixNanosecondsAtZero: configuration.relay.unixNanosecondsAtZero,
+      home: plan.relay.name, identity: configuration.relay.identity, makers: plan.makers,
+      unixNanosecondsAtZero: configuration.relay.unixNanosecondsAtZero,
       sources: configuration.bridge.nodes.map { SiteJournal.Source(name: $0.name, isWatched: $0.role == .watched) },
       hasPool: plan.relay.pool != nil)
     journal.setNeighbours(

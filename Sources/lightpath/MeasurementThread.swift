@@ -19,7 +19,7 @@ final class MeasurementThread: Sendable {
   enum Item: Sendable {
     case site(SiteEvent)
     case job(BlockID, Instant)
-    case neighbours([SiteJournal.Neighbour])
+    case neighbours([SiteJournal.Neighbour], makers: [SiteJournal.Maker])
   }
 
   private struct Inbox {
@@ -64,7 +64,9 @@ final class MeasurementThread: Sendable {
 
   func hear(_ events: [SiteEvent]) { put(events.lazy.filter(MeasurementThread.matters).map(Item.site)) }
   func job(on previous: BlockID, at: Instant) { put(CollectionOfOne(.job(previous, at))) }
-  func set(_ neighbours: [SiteJournal.Neighbour]) { put(CollectionOfOne(.neighbours(neighbours))) }
+  func set(_ neighbours: [SiteJournal.Neighbour], makers: [SiteJournal.Maker]) {
+    put(CollectionOfOne(.neighbours(neighbours, makers: makers)))
+  }
 
   /// Most of what happens is of no interest here.
   private static func matters(_ event: SiteEvent) -> Bool {
@@ -91,6 +93,11 @@ final class MeasurementThread: Sendable {
   /// What is known of a neighbour's clock.
   func clock(of link: LinkID) -> ClockBounds? {
     journal.withLock { $0.recorder.clock(of: link, at: SystemClock.now()) }
+  }
+
+  /// Both directions of a link over the last one to two minutes.
+  func figures(of link: LinkID) -> (to: LinkMeter.Summary, from: LinkMeter.Summary)? {
+    journal.withLock { $0.recorder.figures(of: link) }
   }
 
   /// Prometheus text of all that is measured.
@@ -137,7 +144,9 @@ final class MeasurementThread: Sendable {
           switch item {
           case .site(let event): journal.hear(event)
           case .job(let block, let at): journal.job(on: block, at: at)
-          case .neighbours(let neighbours): journal.setNeighbours(neighbours)
+          case .neighbours(let neighbours, let makers):
+            journal.setMakers(makers)
+            journal.setNeighbours(neighbours)
           }
         }
         return journal.nextDeadline
@@ -209,9 +218,8 @@ final class MeasurementThread: Sendable {
       if !isStopping, case .reports(let list) = mailbox.ask(.reports(due), seconds: 1) { reports = list }
       journal.withLock { $0.close(reports, now: SystemClock.now()) }
     }
-    while let message = journal.withLock({ $0.takeMessage() }) {
-      if isStopping { continue }
-      if case .refused = mailbox.ask(.journeys(message), seconds: 1) { break }
+    while !isStopping, let message = journal.withLock({ $0.takeMessage(now: SystemClock.now()) }) {
+      if case .refused = mailbox.ask(message.request, seconds: 1) { break }
     }
   }
 

@@ -86,7 +86,9 @@ struct RelayCommand: ParsableCommand {
   var embeddedMissing: Double = 0.01
   @Option(help: ArgumentHelp("What it draws from.", visibility: .hidden))
   var embeddedSeed: UInt64 = 1
-  @Option(help: ArgumentHelp("NAME|all:LOSS:DELAY_MS, spoils what comes in from a neighbour.", visibility: .hidden))
+  @Option(
+    help: ArgumentHelp(
+      "NAME|all:LOSS:DELAY_MS[:JITTER_MS], spoils what comes in from a neighbour.", visibility: .hidden))
   var impair: [String] = []
   @Option(help: ArgumentHelp("Seconds by which the wall clock is taken to be wrong.", visibility: .hidden))
   var clockOffset: Double = 0
@@ -179,8 +181,10 @@ struct RelayCommand: ParsableCommand {
     }
     for text in impair {
       let parts = text.split(separator: ":", omittingEmptySubsequences: false)
-      guard parts.count == 3, let loss = Double(parts[1]), let delay = Double(parts[2]) else {
-        throw ValidationError("--impair \(text): not NAME:LOSS:DELAY_MS")
+      guard 3...4 ~= parts.count, let loss = Double(parts[1]), let delay = Double(parts[2]),
+        let jitter = parts.count == 4 ? Double(parts[3]) : 0
+      else {
+        throw ValidationError("--impair \(text): not NAME:LOSS:DELAY_MS[:JITTER_MS]")
       }
       var source: PeerAddress?
       if parts[0] != "all" {
@@ -189,7 +193,8 @@ struct RelayCommand: ParsableCommand {
         }
         source = plan.topology.relays[index].addresses.first
       }
-      site.impairments.append(Impairment(source: source, loss: loss, delay: .milliseconds(delay)))
+      site.impairments.append(
+        Impairment(source: source, loss: loss, delay: .milliseconds(delay), jitter: .milliseconds(jitter)))
     }
     return site
   }

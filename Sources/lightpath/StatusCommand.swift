@@ -6,7 +6,8 @@ struct Status: ParsableCommand {
     abstract: "Shows the running relay's peers, blocks, mempool mirror and nodes.",
     discussion: """
       Peers: round trip, clock offset (the peer's less ours, ± what the exchanges leave open; clocks count from each \
-      machine's start), loss to and from, packets sent, blocks of which the peer \
+      machine's start), loss to and from, share of packets that came out of order and jitter (each to and from, over the \
+      last one to two minutes), packets sent, blocks of which the peer \
       brought the first packet and the last needed one, and when it was last heard.
 
       Exit status: 0 done, 1 the relay doesn't answer in time, 5 no relay runs.
@@ -39,6 +40,9 @@ struct Status: ParsableCommand {
   static func text(_ status: StatusReport) -> [String] {
     func ms(_ value: Double?) -> String { value.map { number($0, 2) } ?? "–" }
     func percent(_ value: Double) -> String { number(value * 100, 2) + "%" }
+    func pair(_ to: String?, _ from: String?) -> String {
+      to == nil && from == nil ? "–" : "\(to ?? "–") \(from ?? "–")"
+    }
     var lines = [
       "\(status.relay) · overlay \(status.overlay) on \(status.network) · up \(duration(status.uptime_s)) · tip "
         + "\(status.tip_height) \(status.tip_hash.prefix(20))…",
@@ -53,7 +57,10 @@ struct Status: ParsableCommand {
     }
     for warning in status.warnings { lines.append("warning: \(warning)") }
     var rows = [
-      ["peer", "address", "", "rtt ms", "offset ms", "loss to", "from", "sent", "first", "last", "seen", "mempool"]
+      [
+        "peer", "address", "", "rtt ms", "offset ms", "loss to", "from", "reordered", "jitter ms", "sent", "first",
+        "last", "seen", "mempool",
+      ]
     ]
     for peer in status.peers {
       rows.append([
@@ -61,6 +68,8 @@ struct Status: ParsableCommand {
         ms(peer.round_trip_ms),
         ms(peer.clock_offset_ms) + (peer.clock_uncertainty_ms.map { " ± \(number($0, 2))" } ?? ""),
         percent(peer.loss_to), percent(peer.loss_from),
+        pair(peer.reordered_to.map { percent($0) }, peer.reordered_from.map { percent($0) }),
+        pair(peer.jitter_to_ms.map { number($0, 2) }, peer.jitter_from_ms.map { number($0, 2) }),
         amount(Int(peer.sent_bytes)), "\(peer.blocks_first)", "\(peer.blocks_last)",
         peer.last_seen_s.map { number($0, 1) + " s" } ?? "never", peer.mempool,
       ])

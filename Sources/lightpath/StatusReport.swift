@@ -26,6 +26,15 @@ struct StatusReport: Codable, Sendable {
     /// Share of packets lost on the way to the peer, as it says, and on the way from it.
     var loss_to: Double
     var loss_from: Double
+    /// Over the last one to two minutes: share of packets that came out of order (RFC 4737), to the peer as it says, and
+    /// from it; jitter (RFC 3550) and least one-way delay of the pings, with half the width of its bounds.
+    var reordered_to: Double?
+    var reordered_from: Double?
+    var jitter_to_ms: Double?
+    var jitter_from_ms: Double?
+    var delay_to_ms: Double?
+    var delay_from_ms: Double?
+    var delay_uncertainty_ms: Double?
     var rate_mbit: Double
     var sent_packets: UInt64
     var sent_bytes: UInt64
@@ -133,7 +142,11 @@ extension StatusReport {
     mempool = Mempool(
       transactions: snapshot.mempool[0].transactions, bytes: snapshot.mempool[0].bytes,
       side_transactions: snapshot.mempool[1].transactions)
-    peers = snapshot.peers.map { Peer($0, at: snapshot.at, engine: engine, clock: measurements.clock(of: $0.link)) }
+    peers = snapshot.peers.map {
+      Peer(
+        $0, at: snapshot.at, engine: engine, clock: measurements.clock(of: $0.link),
+        figures: measurements.figures(of: $0.link))
+    }
     store = measurements.storePath
     let kernel = KernelClock.read()
     clock_synchronised = kernel?.isSynchronised
@@ -174,7 +187,10 @@ extension StatusReport {
 }
 
 extension StatusReport.Peer {
-  fileprivate init(_ peer: PeerSnapshot, at now: Instant, engine: EngineHandle, clock: ClockBounds?) {
+  fileprivate init(
+    _ peer: PeerSnapshot, at now: Instant, engine: EngineHandle, clock: ClockBounds?,
+    figures: (to: LinkMeter.Summary, from: LinkMeter.Summary)?
+  ) {
     let session = peer.status.session
     name = peer.name
     address = session.address.map { "\($0)" }
@@ -186,6 +202,15 @@ extension StatusReport.Peer {
     clock_uncertainty_ms = clock?.uncertainty.milliseconds
     loss_to = peer.status.lossTo.rate
     loss_from = peer.status.lossFrom.rate
+    reordered_to = figures?.to.reorderedShare
+    reordered_from = figures?.from.reorderedShare
+    if let figures, figures.to.roundTrip != nil {
+      jitter_to_ms = figures.to.jitter.milliseconds
+      jitter_from_ms = figures.from.jitter.milliseconds
+    }
+    delay_to_ms = figures?.to.delay?.milliseconds
+    delay_from_ms = figures?.from.delay?.milliseconds
+    delay_uncertainty_ms = figures?.to.delayUncertainty?.milliseconds
     rate_mbit = Double(peer.rate.bitsPerSecond) / 1e6
     sent_packets = engine.count(.sentDatagrams, link: peer.link)
     sent_bytes = engine.count(.sentBytes, link: peer.link)

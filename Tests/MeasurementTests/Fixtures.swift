@@ -22,6 +22,24 @@ func randomJourney(_ random: inout SeededRandom) -> Journey {
   return journey
 }
 
+/// As its maker tells it, or, with `hops`, as another relay does. The signature is not real.
+func told(_ journey: Journey, maker: UInt32 = 3, passage: ToldJourney.Passage? = nil) -> ToldJourney {
+  var told = ToldJourney(
+    journey, maker: maker, signature: (0..<64).map { UInt8(truncatingIfNeeded: UInt32($0) &+ maker) })
+  told.passage = passage
+  return told
+}
+
+func randomTold(_ random: inout SeededRandom) -> ToldJourney {
+  var passage: ToldJourney.Passage?
+  if random.chance(0.5) {
+    passage = ToldJourney.Passage(
+      hops: 1 + random.below(JourneyCodec.hopsMax), first: Instant(nanoseconds: random.next()),
+      width: .microseconds(Int64(random.below(10_000_000))))
+  }
+  return told(randomJourney(&random), maker: UInt32(truncatingIfNeeded: random.next()), passage: passage)
+}
+
 /// A path in a new directory of its own, removed by the caller.
 struct ScratchFile {
   let directory: URL

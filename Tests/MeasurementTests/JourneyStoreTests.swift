@@ -125,8 +125,40 @@ import Testing
     _ = try JourneyStore(path: file.path)
     var handle: OpaquePointer?
     #expect(sqlite3_open(file.path, &handle) == SQLITE_OK)
-    #expect(sqlite3_exec(handle, "PRAGMA user_version = 2", nil, nil, nil) == SQLITE_OK)
+    #expect(sqlite3_exec(handle, "PRAGMA user_version = 3", nil, nil, nil) == SQLITE_OK)
     sqlite3_close(handle)
-    #expect { try JourneyStore(path: file.path) } throws: { "\($0)".contains("schema 2") }
+    #expect { try JourneyStore(path: file.path) } throws: { "\($0)".contains("schema 3") }
+  }
+
+  /// A file of the schema before journeys were passed on: read as it is, and brought up to date by who writes it.
+  @Test func theSchemaBeforeIsReadAndBroughtUpToDate() throws {
+    let file = try ScratchFile()
+    defer { file.remove() }
+    do {
+      let store = try JourneyStore(path: file.path)
+      try store.add(stored(1, at: now))
+      try store.add(
+        ClockRecord(site: "there", atUnix: now, bounds: ClockBounds(low: .zero, high: .milliseconds(1 as Int64))))
+    }
+    var handle: OpaquePointer?
+    #expect(sqlite3_open(file.path, &handle) == SQLITE_OK)
+    for statement in [
+      "ALTER TABLE journeys DROP COLUMN via", "ALTER TABLE journeys DROP COLUMN hops",
+      "ALTER TABLE clocks DROP COLUMN via", "PRAGMA user_version = 1",
+    ] { #expect(sqlite3_exec(handle, statement, nil, nil, nil) == SQLITE_OK, "\(statement)") }
+    sqlite3_close(handle)
+    do {
+      let old = try JourneyStore(path: file.path, readOnly: true)
+      #expect(try old.journeys(in: 0...Int64.max).map(\.hops) == [0])
+      #expect(try old.clocks(in: 0...Int64.max).map(\.via) == [nil])
+    }
+    let store = try JourneyStore(path: file.path)
+    var passed = stored(2, at: now + 1)
+    (passed.via, passed.hops) = ("there", 3)
+    try store.add(passed)
+    try store.add(ClockRecord(site: "beyond", atUnix: now, bounds: nil, via: "there"))
+    let journeys = try store.journeys(in: 0...Int64.max)
+    #expect(journeys.map(\.via) == [nil, "there"] && journeys.map(\.hops) == [0, 3] && journeys[1] == passed)
+    #expect(try store.clocks(in: 0...Int64.max).map(\.via) == ["there", nil])
   }
 }

@@ -11,6 +11,7 @@ import Testing
   static func at(_ milliseconds: Int64) -> Instant {
     Instant(nanoseconds: 10_000_000_000) + .milliseconds(milliseconds)
   }
+  static let alice = Identity(generatedFrom: .predictable(seed: 1))
   static let block = Hash256("00000000000000000000000000000000000000000000000000000000000000ab")!
 
   static func delivery(origin: Bool = false, _ hash: Hash256 = block) -> BlockDelivery {
@@ -34,7 +35,8 @@ import Testing
 
   static func journal(nodes: Bool = true, pool: Bool = false, leastDelay: Interval = .zero) -> SiteJournal {
     var journal = SiteJournal(
-      home: "alice", unixNanosecondsAtZero: TestSites.unixAtZero,
+      home: "alice", identity: alice, makers: [SiteJournal.Maker(key: alice.publicKey, name: "alice")],
+      unixNanosecondsAtZero: TestSites.unixAtZero,
       sources: (nodes ? [SiteJournal.Source(name: "core", isWatched: false)] : [])
         + [SiteJournal.Source(name: "far", isWatched: true)], hasPool: pool)
     journal.setNeighbours([SiteJournal.Neighbour(link: LinkID(1), name: "bob", leastDelay: leastDelay)])
@@ -67,11 +69,16 @@ import Testing
       #expect(stored.journey[stage] == expected[stage].map { .milliseconds($0) }, "\(stage)")
     }
     #expect(stored.journey.packetsUseless == 5 && stored.journey.block.description == "\(Self.block)")
-    let (first, second) = (journal.takeMessage(), journal.takeMessage())
-    let payload = try #require(first)
-    let decoded = try JourneyCodec.decode(payload.span.bytes)
-    #expect(decoded == [stored.journey])
-    #expect(second == nil)
+    let (first, second) = (journal.takeMessage(now: Self.at(600)), journal.takeMessage(now: Self.at(700)))
+    let message = try #require(first)
+    #expect(message.passed == nil && second == nil)
+    let decoded = try JourneyCodec.decode(message.bytes.span.bytes)
+    #expect(decoded.map(\.journey) == [stored.journey] && decoded[0].passage == nil)
+    #expect(decoded[0].maker == key4(of: Self.alice.publicKey))
+    // Nobody asks for what was lost: it is told once more.
+    #expect(journal.nextDeadline == Self.at(1_600))
+    #expect(journal.takeMessage(now: Self.at(1_600)) == message)
+    #expect(journal.takeMessage(now: Self.at(9_999)) == nil && journal.nextDeadline == .never)
   }
 
   @Test func aStationThatNeverComesHoldsNothingUp() {
@@ -160,7 +167,8 @@ import Testing
     let sites = TestSites(nodes: [[nodeA], [nodeB]])
     var journals = (0..<2).map { site in
       var journal = SiteJournal(
-        home: TestSites.name(site), unixNanosecondsAtZero: TestSites.unixAtZero,
+        home: TestSites.name(site), identity: sites.identities[site], makers: sites.makers,
+        unixNanosecondsAtZero: TestSites.unixAtZero,
         sources: [SiteJournal.Source(name: "node0", isWatched: false)], hasPool: false)
       journal.setNeighbours([
         SiteJournal.Neighbour(link: LinkID(UInt16(1 - site)), name: TestSites.name(1 - site), leastDelay: .zero)
@@ -176,7 +184,7 @@ import Testing
         if case .reports(let reports) = sites.ask(site, .reports(due)) {
           journals[site].close(reports, now: sites.now)
         }
-        while let message = journals[site].takeMessage() { sites.ask(site, .journeys(message)) }
+        while let message = journals[site].takeMessage(now: sites.now) { sites.ask(site, message.request) }
       }
     }
     #expect(sites.run(.seconds(5)) { sites.areLinked() })

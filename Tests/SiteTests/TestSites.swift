@@ -28,29 +28,34 @@ final class TestSites {
   private var opened: [Set<StreamID>]
   private var available: [[FakeNode]]
   private(set) var events: [[SiteEvent]]
-  let delay = Interval.milliseconds(2 as Int64)
+  /// From one site to another.
+  var delay: (Int, Int) -> Interval = { _, _ in .milliseconds(2 as Int64) }
+  /// How far each site's clock is ahead of the test's, and how many parts per million it goes faster.
+  private let clocks: [(ahead: Interval, ppm: Double)]
   var overlay = OverlaySecret(generatedFrom: .predictable(seed: 5))
 
   /// 2026-11-22.
   static let unixAtZero: Int64 = 1_795_305_600_000_000_000
 
   /// `nodes[i]` are site i's own nodes, `watched[i]` the public peers it listens to; every site is linked with every
-  /// other.
+  /// other, or with those that `neighbours` lists.
   init(
-    nodes: [[FakeNode]], watched: [[FakeNode]]? = nil, configure: (Int, inout SiteConfiguration) -> Void = { _, _ in }
+    nodes: [[FakeNode]], watched: [[FakeNode]]? = nil, neighbours: [[Int]]? = nil,
+    clocks: [(ahead: Interval, ppm: Double)] = [], configure: (Int, inout SiteConfiguration) -> Void = { _, _ in }
   ) {
     count = nodes.count
     let count = nodes.count
     identities = (0..<count).map { Identity(generatedFrom: .predictable(seed: 100 + UInt64($0))) }
     outboxes = (0..<count).map { _ in SiteOutbox() }
     available = (0..<count).map { nodes[$0] + (watched?[$0] ?? []) }
+    self.clocks = clocks.isEmpty ? Array(repeating: (.zero, 0), count: count) : clocks
     self.nodes = Array(repeating: [:], count: count)
     opened = Array(repeating: [], count: count)
     events = Array(repeating: [], count: count)
     cores = .allocate(capacity: count)
     sinks = .allocate(capacity: count)
     for site in 0..<count {
-      let links = TestSites.links(of: site, count, identities)
+      let links = TestSites.links(of: site, count, identities, neighbours?[site])
       var relay = RelayConfiguration(
         identity: identities[site], overlay: overlay, links: links.links, network: .regtest,
         unixNanosecondsAtZero: TestSites.unixAtZero, randomness: .predictable(seed: 7 + UInt64(site)),
@@ -84,12 +89,14 @@ final class TestSites {
     sinks.deallocate()
   }
 
-  static func name(_ site: Int) -> String { ["alice", "bob", "carol", "dave"][site] }
+  static func name(_ site: Int) -> String { ["alice", "bob", "carol", "dave", "erin"][site] }
   static func address(_ site: Int) -> PeerAddress { PeerAddress(ipv4: 10, 0, 0, UInt8(site), port: 8_000) }
   static func node(_ index: Int) -> PeerAddress { PeerAddress(ipv4: 127, 0, 0, 1, port: UInt16(18_444 + index)) }
 
-  static func links(of site: Int, _ count: Int, _ identities: [Identity]) -> SiteLinks {
-    let others = (0..<count).filter { $0 != site }
+  static func links(
+    of site: Int, _ count: Int, _ identities: [Identity], _ neighbours: [Int]? = nil
+  ) -> SiteLinks {
+    let others = neighbours ?? (0..<count).filter { $0 != site }
     return SiteLinks(
       links: others.map {
         RelayLink(id: LinkID(UInt16($0)), peer: identities[$0].publicKey, address: TestSites.address($0))
@@ -98,9 +105,22 @@ final class TestSites {
       relays: identities.prefix(count).map(\.publicKey))
   }
 
+  /// What a site's clock shows when the test's shows `time`, and the other way round.
+  func local(_ site: Int, _ time: Instant) -> Instant {
+    let elapsed = Double((time - Instant(nanoseconds: 1_000_000_000)).nanoseconds)
+    return time + clocks[site].ahead + Interval(nanoseconds: Int64(elapsed * clocks[site].ppm * 1e-6))
+  }
+  func global(_ site: Int, _ shown: Instant) -> Instant {
+    if shown == .never || shown == .zero { return shown }
+    let elapsed = Double((shown - clocks[site].ahead - Instant(nanoseconds: 1_000_000_000)).nanoseconds)
+    return Instant(nanoseconds: 1_000_000_000)
+      + Interval(nanoseconds: Int64((elapsed / (1 + clocks[site].ppm * 1e-6)).rounded(.up)))
+  }
+
   func with<R>(_ site: Int, _ body: (inout SiteCore, inout MemorySink, Instant) -> R) -> R {
-    let result = body(&cores[site], &sinks[site], now)
-    cores[site].streamsTurn(now: now, into: &sinks[site])
+    let shown = local(site, now)
+    let result = body(&cores[site], &sinks[site], shown)
+    cores[site].streamsTurn(now: shown, into: &sinks[site])
     collect(site)
     return result
   }
@@ -113,7 +133,8 @@ final class TestSites {
 
   private func collect(_ site: Int) {
     for (address, bytes) in sinks[site].sent {
-      packets.append(Packet(at: now + delay, from: site, to: Int(address.low & 0xFF), bytes: bytes))
+      let to = Int(address.low & 0xFF)
+      packets.append(Packet(at: now + delay(site, to), from: site, to: to, bytes: bytes))
     }
     sinks[site].sent.removeAll(keepingCapacity: true)
     events[site] += outboxes[site].take()
@@ -167,7 +188,10 @@ final class TestSites {
       if said { continue }
       var next = Instant.never
       var who = -1
-      for site in 0..<count where cores[site].nextDeadline < next { (next, who) = (cores[site].nextDeadline, site) }
+      for site in 0..<count {
+        let deadline = global(site, cores[site].nextDeadline)
+        if deadline < next { (next, who) = (deadline, site) }
+      }
       let packet = packets.indices.min { packets[$0].at < packets[$1].at }
       if let packet, packets[packet].at <= next {
         if packets[packet].at > end { break }
@@ -190,6 +214,10 @@ final class TestSites {
     if until() { return true }
     now = max(now, end)
     return false
+  }
+
+  var makers: [SiteJournal.Maker] {
+    identities.enumerated().map { SiteJournal.Maker(key: $1.publicKey, name: TestSites.name($0)) }
   }
 
   func areLinked() -> Bool {

@@ -20,6 +20,11 @@ struct LinkState {
   var roundTrip: Interval?
   var generation: UInt32 = 0
   var lastClock: ClockSample?
+  /// Of what comes from it, and of what goes to it as its STATUS says.
+  var order = OrderMeter()
+  var reorderedTo: UInt32 = 0
+  /// JOURNEY messages that it may still tell.
+  var journeys = Pacer()
 
   /// The measured round trip, else twice the configured delay.
   var roundTripOrGuess: Interval { roundTrip ?? expectedDelay * 2 }

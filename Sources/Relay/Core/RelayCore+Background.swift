@@ -108,12 +108,7 @@ extension RelayCore {
       let arrival = transactions.receive(
         try TransactionMessage(parsing: message), from: from.link, now: from.now, store: &store)
       if case .refused = arrival { malformed(message, from) }
-    case .journey:
-      let journey = try JourneyMessage(parsing: message)
-      if journeys.count < RelayCore.journeysHeld {
-        journeys.append((from.link, journey.records.withUnsafeBytes { [UInt8]($0) }))
-        note(RelayEvent(.journey, link: from.link, at: from.now))
-      }
+    case .journey: receiveJourney(try JourneyMessage(parsing: message), from)
     default:
       break
     }
@@ -235,7 +230,10 @@ extension RelayCore {
         counters.bytesSealed += UInt64(written.count)
       }
     }
-    // Transactions only while no block waits for the link.
+    // Journeys and transactions only while no block waits for the link.
+    while left > 0, link(peer).pointee.due == 0, sink.room(on: peer) > 0, sendNextJourney(to: peer, into: &sink) {
+      left -= 1
+    }
     while left > 0, link(peer).pointee.due == 0, sink.room(on: peer) > 0, transactions.ready(peer) <= now {
       left -= 1
       var out = MutableRawSpan(
@@ -254,7 +252,7 @@ extension RelayCore {
     var deadline = min(catchUp.nextDeadline, transactions.nextDeadline)
     var peers = upLinks
     while let peer = peers.popFirst() { deadline = min(deadline, transactions.ready(peer)) }
-    return deadline
+    return journeysOut.isEmpty ? deadline : min(deadline, now)
   }
 
   /// When background work is next due; no oftener than every 5 ms.
@@ -283,29 +281,5 @@ extension RelayCore {
     transactions.added(handle, wtxid: store.wtxid(slot), weight: store.weight(slot), now: now)
     transactions.announceResolved(in: store, now: now)
     if nextBackground > now + .milliseconds(20 as Int64) { nextBackground = now + .milliseconds(20 as Int64) }
-  }
-
-  static let journeysHeld = 256
-
-  /// Measurement records for all neighbours, after the block; 1 to 1,100 bytes.
-  public mutating func sendJourney(
-    _ records: RawSpan, now: Instant, into sink: inout some DatagramSink & ~Copyable
-  ) {
-    guard 1...RelayLimits.journeyBytes ~= records.byteCount else { return }
-    let bytes = records.withUnsafeBytes { $0 }
-    var peers = upLinks
-    while let peer = peers.popFirst() {
-      send(to: peer, urgency: .background, capacity: 1 + bytes.count, into: &sink) { out in
-        JourneyMessage.write(bytes.bytes, into: &out)
-      }
-    }
-  }
-
-  /// Hands over a journey record that came in; false when there is none. What a neighbour says is its own claim.
-  public mutating func takeJourney(_ body: (LinkID, RawSpan) -> Void) -> Bool {
-    if journeys.isEmpty { return false }
-    let (link, bytes) = journeys.removeFirst()
-    body(link, bytes.span.bytes)
-    return true
   }
 }

@@ -20,17 +20,19 @@ extension RelayCore: DatagramCore {
   ) {
     let input = sessions.receive(&datagram, from: source, arrival: arrival, now: now, into: &sink)
     guard case .message(let message) = input else {
-      if let control = sessions.openedControl { noteArrival(control, arrival: arrival, now: now) }
+      if let control = sessions.openedControl {
+        noteArrival(control, UnsafeRawBufferPointer(start: nil, count: 0), now: now)
+      }
       drainSessionEvents(now: now, into: &sink)
       return
     }
     if !upLinks.contains(message.link) { drainSessionEvents(now: now, into: &sink) }
     counters.packetsOpened += 1
     counters.bytesOpened += UInt64(message.count)
-    noteArrival(message, arrival: arrival, now: now)
     let context = Arrival(link: message.link, counter: message.counter, arrival: arrival, now: now)
     datagram.withUnsafeBytes { bytes in
       let plain = UnsafeRawBufferPointer(rebasing: bytes[message.range])
+      noteArrival(message, plain, now: now)
       handle(plain.bytes, context, into: &sink)
     }
   }

@@ -16,6 +16,9 @@ public struct RelayLinkStatus: Hashable, Sendable {
   public var lossTo: LinkLoss
   /// Of the packets that come from it.
   public var lossFrom: LinkLoss
+  /// Packets from the neighbour that came out of order since the session began, and of ours to it, as it says.
+  public var reorderedFrom: UInt64
+  public var reorderedTo: UInt32
   public var readiness: Readiness
   /// Messages that made no sense.
   public var malformed: UInt64
@@ -81,7 +84,8 @@ extension RelayCore {
     let state = links[Int(id.index)]
     return RelayLinkStatus(
       isUp: upLinks.contains(id), isTrusted: isTrusted(id), key: state.key4, session: session,
-      lossTo: controller.loss(of: id), lossFrom: meters[Int(id.index)].loss, readiness: controller.readiness(of: id),
+      lossTo: controller.loss(of: id), lossFrom: meters[Int(id.index)].loss,
+      reorderedFrom: state.order.reordered, reorderedTo: state.reorderedTo, readiness: controller.readiness(of: id),
       malformed: state.malformed)
   }
 
@@ -124,6 +128,8 @@ extension RelayCore {
     state.pointee.epoch = parameters.overlayEpoch
     state.pointee.chunkBytes = Int(parameters.chunkBytes)
     state.pointee.due = 0
+    state.pointee.order = OrderMeter()
+    state.pointee.reorderedTo = 0
     upLinks.insert(id)
     refreshEpoch()
     controller.sessionStarted(id)
@@ -152,6 +158,7 @@ extension RelayCore {
     pen.forget(id)
     catchUp.linkDown(id)
     transactions.linkDown(id)
+    forgetJourneys(for: id)
     pumpAgain.remove(id)
     for position in 0..<blocks.count {
       let slot = blocks.slot(at: position)
@@ -168,16 +175,19 @@ extension RelayCore {
     }
   }
 
-  /// Per packet: the transport counters tell what was lost on the way here.
+  /// Per packet: the transport counters tell what was lost on the way here, and what was overtaken. `plain` is the opened
+  /// message; empty for one of the session layer itself.
   @inline(__always)
-  mutating func noteArrival(_ message: SessionMessage, arrival: Instant, now: Instant) {
+  mutating func noteArrival(_ message: SessionMessage, _ plain: UnsafeRawBufferPointer, now: Instant) {
     let index = Int(message.link.index)
     if links[index].generation != message.generation {
       if links[index].generation > message.generation { return }
       links[index].generation = message.generation
       meters[index].restart()
+      links[index].order.restart()
     }
     meters[index].received(counter: message.counter, now: now)
+    links[index].order.received(counter: message.counter, message: plain)
   }
 
   // MARK: STATUS
@@ -193,7 +203,8 @@ extension RelayCore {
     let head = StatusHead(
       flags: wantsAnswer ? [.answer] : [], readiness: ownReadiness, height: UInt32(clamping: tip.height),
       tip: Bytes32(tip.hash), work: Bytes32(tip.chainWork), mempoolTransactions: UInt32(clamping: counts.transactions),
-      mempoolBytes: UInt64(clamping: counts.bytes), loss: loss.loss, burst: loss.burst, observed: loss.observed)
+      mempoolBytes: UInt64(clamping: counts.bytes), loss: loss.loss, burst: loss.burst, observed: loss.observed,
+      reordered: UInt32(truncatingIfNeeded: link(peer).pointee.order.reordered))
     makeRows()
     let rows = statusRows
     send(to: peer, urgency: .control, capacity: 1_000, into: &sink) { out in
@@ -229,6 +240,7 @@ extension RelayCore {
     _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
   ) throws(DecodeError) {
     let status = try StatusMessage(parsing: message)
+    link(from.link).pointee.reorderedTo = status.head.reordered
     controller.note(status.head, on: from.link, ownTransactions: store.counts(.node).transactions)
     if map.note(status, on: from.link, now: from.now) { passOn(status, from, into: &sink) }
     if map.needsRecompute { workDue = true }

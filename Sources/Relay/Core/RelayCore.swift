@@ -49,6 +49,8 @@ public struct RelayCore: ~Copyable {
   var templateIndex: UInt32 = 0
   var templateMaker: UInt32 = 0
   var journeys: [(LinkID, [UInt8])] = []
+  /// Journeys that wait until nothing of a block is due to a neighbour; for whom each still is.
+  var journeysOut: [(records: [UInt8], to: LinkSet)] = []
   var nextBackground = Instant.never
   /// Blames that wait for their block; at most 64.
   var blames: [PendingBlame] = []

@@ -49,6 +49,10 @@ public struct RelayCounters: Hashable, Sendable {
   public var wrongChunks: UInt64 = 0
   public var demotions: UInt64 = 0
   public var chunksNotStored: UInt64 = 0
+  /// JOURNEY messages sent; of a neighbour that tells too many, not taken; of the owner's, not sent as too many waited.
+  public var journeysSent: UInt64 = 0
+  public var journeysRefused: UInt64 = 0
+  public var journeysDropped: UInt64 = 0
 
   public init() {}
 }
