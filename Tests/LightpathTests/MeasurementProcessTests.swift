@@ -73,6 +73,54 @@ import Testing
     #expect(status.status == 0 && status.out.contains(" ± "), "\(status.out)")
   }
 
+  /// Three relays in a chain, one line with jitter: the ends see each other by way of the middle, and the line shows.
+  @Test func aChainIsSeenWhole() throws {
+    let overlay = try TestOverlay()
+    try overlay.writeTopology(links: [("alice", "bob"), ("bob", "carol")])
+    let port = TestOverlay.freePorts(1)[0]
+    var arguments = overlay.arguments("alice") + ["--store", overlay.path("alice.sqlite"), "--impair", "bob:0:2:4"]
+    arguments[arguments.firstIndex(of: "off")!] = "127.0.0.1:\(port)"
+    let alice = try RelayProcess(arguments, socket: overlay.path("alice.sock"))
+    defer { alice.kill() }
+    let bob = try overlay.start("bob", ["--store", "off"])
+    let carol = try overlay.start("carol", ["--store", "off"])
+    #expect(eventually { alice.peersUp == 1 && bob.peersUp == 2 && carol.peersUp == 1 })
+    #expect(
+      eventually { [alice, bob, carol].allSatisfy { $0.peers.allSatisfy { $0["clock_uncertainty_ms"] is Double } } })
+    let hash = try #require(carol.mine(0))
+    #expect(eventually { alice.blocks.contains(hash) })
+    var arrivals: [[String: Any]] = []
+    #expect(
+      eventually(seconds: 20) {
+        let block = report(["--store", overlay.path("alice.sqlite"), "--block", hash])?["block"] as? [String: Any]
+        arrivals = block?["arrivals"] as? [[String: Any]] ?? []
+        return arrivals.count == 3
+      }, "\(arrivals.map { $0["site"] ?? "" }) \(alice.log) \(bob.log)")
+    let far = try #require(arrivals.first { $0["site"] as? String == "carol" })
+    #expect(far["via"] as? String == "bob" && far["hops"] as? Int == 1 && far["isOrigin"] as? Bool == true)
+    // Half of the line's 2 to 10 ms there and nothing back, at least; no more than its worst.
+    let (near, beyond) = (
+      arrivals.first { $0["site"] as? String == "bob" }?["uncertainty"] as? Double ?? 0,
+      far["uncertainty"] as? Double ?? 0
+    )
+    #expect(near > 0.9 && beyond == 0, "the origin's own times are the scale: \(near) \(beyond)")
+    let text = try Program.run(["report", "--store", overlay.path("alice.sqlite"), "--block", hash]).out
+    #expect(text.contains("carol (origin) (via bob)"), "\(text)")
+    // 2 to 6 ms, drawn anew for each packet.
+    let peer = try #require(alice.peers.first)
+    #expect(peer["reordered_from"] as? Double ?? 0 > 0.01 && peer["jitter_from_ms"] as? Double ?? 0 > 0.3, "\(peer)")
+    // What alice counts bob hears by STATUS.
+    #expect(eventually { bob.peers.first { $0["name"] as? String == "alice" }?["reordered_to"] as? Double ?? 0 > 0.01 })
+    let metrics = http(port, Array("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8))
+    for line in [
+      "lightpath_link_reordered_ratio{peer=\"bob\",direction=\"from\"} 0.",
+      "lightpath_link_jitter_seconds{peer=\"bob\",direction=\"from\"} 0.",
+      "lightpath_journeys_relayed_total{peer=\"bob\"} 1\n",
+    ] { #expect(metrics.contains(line), "\(line)") }
+    let status = try Program.run(["status", "--control", overlay.path("alice.sock")]).out
+    #expect(status.contains("reordered") && status.contains("jitter ms"), "\(status)")
+  }
+
   /// A store that can't be written, or is none, costs the records and nothing else.
   @Test func aStoreThatCannotBeUsedStopsNothing() throws {
     let overlay = try TestOverlay(["alice", "bob"])

@@ -187,12 +187,6 @@ public struct OverlayMap: Sendable {
 
   // MARK: Paths
 
-  /// True when there is a link between two relays (short keys) by the word of one of them that the other doesn't gainsay.
-  public func areLinked(_ a: UInt32, _ b: UInt32) -> Bool {
-    guard let a = index(a), let b = index(b) else { return false }
-    return delay(a, b) != nil
-  }
-
   /// Delay of the link between two relays in units of 10 µs; nil when it is down or nobody states it.
   private func delay(_ a: Int, _ b: Int) -> UInt32? {
     let there = cells[a * keys.count + b]

@@ -252,7 +252,7 @@ extension RelayCore {
     var deadline = min(catchUp.nextDeadline, transactions.nextDeadline)
     var peers = upLinks
     while let peer = peers.popFirst() { deadline = min(deadline, transactions.ready(peer)) }
-    return journeysOut.isEmpty ? deadline : min(deadline, now)
+    return journeysOut.isEmpty ? deadline : .zero
   }
 
   /// When background work is next due; no oftener than every 5 ms.

@@ -30,8 +30,7 @@ extension RelayCore {
     var candidates = upLinks & map.primaries(for: maker)
     candidates.remove(from)
     while let peer = candidates.popFirst() {
-      let key = link(peer).pointee.key4
-      if key != maker && !map.areLinked(key, maker) { targets.insert(peer) }
+      if link(peer).pointee.key4 != maker && !map.hears(peer, statusOf: maker) { targets.insert(peer) }
     }
     tell(records, to: targets, now: now, into: &sink)
   }
