@@ -37,7 +37,8 @@ extension RelayCore {
     if object < 0 { return }
     let body = block.pointee.object(BlockState.bodySlot).pointee.lanes[from.link]
     body.pointee.promised = Int32(sketch.head.moreBody)
-    if sketch.head.moreBody > 0 && body.pointee.heard == .zero { body.pointee.heard = from.now }
+    // The body follows the sketch, however long that one takes on a narrow link.
+    if sketch.head.moreBody > 0 { body.pointee.heard = from.now }
     collect(
       Chunk(
         index: sketch.head.index, maker: sketch.head.maker, more: sketch.head.more, flags: sketch.head.flags,

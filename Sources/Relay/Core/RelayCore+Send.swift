@@ -189,21 +189,22 @@ extension RelayCore {
     }
   }
 
-  /// Chooses the next packet for a neighbour and sends it: asked for before unasked, newest block before older ones,
-  /// sketch before lists before body. False when nothing can be sent now.
+  /// Chooses the next packet for a neighbour and sends it: the newest block before older ones, of a block what was asked for
+  /// before the rest, sketch before lists before body. (The other way about, one that catches up or waits for an older
+  /// block would get a new one after all of that.) False when nothing can be sent now.
   private mutating func sendNext(
     on peer: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
     let state = link(peer)
     if state.pointee.due == 0 || !upLinks.contains(peer) { return false }
-    for pass in 0..<2 {
-      var position = 0
-      while position < blocks.count {
-        let slot = blocks.slot(at: position)
-        position += 1
-        if state.pointee.due & (1 << UInt64(slot)) == 0 { continue }
-        let block = blocks[slot]
-        var isDue = false
+    var position = 0
+    while position < blocks.count {
+      let slot = blocks.slot(at: position)
+      position += 1
+      if state.pointee.due & (1 << UInt64(slot)) == 0 { continue }
+      let block = blocks[slot]
+      var isDue = false
+      for pass in 0..<2 {
         for step in 0..<4 {
           let objectSlot = step == 0 ? block.pointee.sketchSent : RelayCore.sendOrder[step]
           if !block.pointee.has(objectSlot) { continue }
@@ -213,8 +214,8 @@ extension RelayCore {
           if pass == 0 && lane.pointee.asked <= 0 { continue }
           if sendChunk(slot, objectSlot, to: peer, isNewest: position == 1, now: now, into: &sink) { return true }
         }
-        if !isDue { state.pointee.due &= ~(1 << UInt64(slot)) }
       }
+      if !isDue { state.pointee.due &= ~(1 << UInt64(slot)) }
     }
     return false
   }
