@@ -188,7 +188,7 @@ struct LyingRelay: SimulatedCore, ~Copyable {
 
   private mutating func claim(_ header: HeaderBytes, _ sink: inout some DatagramSink & ~Copyable) {
     let have = HaveMessage(
-      block: id8(header), flags: .checked, received: 0, lost: 0, useless: 0, needed: 0, missingBytes: 0,
+      block: id8(header), flags: .checked, received: 0, useless: 0, needed: 0, missingBytes: 0,
       missing: SizeClassCounts())
     for link in links where up[Int(link.id.index)] { say(to: link.id, &sink) { have.write(into: &$0) } }
   }
@@ -238,8 +238,8 @@ struct LyingRelay: SimulatedCore, ~Copyable {
       }
       if attacks.contains(.demand) {
         let need = NeedMessage(
-          block: block, kind: kind, flags: NeedMessage.Flags(rawValue: UInt8(random.below(4))),
-          count: UInt32(random.below(random.chance(0.1) ? 2_000 : 40)), newestCounter: UInt32(random.below(1_000)))
+          block: block, kind: kind, flags: NeedMessage.Flags(rawValue: UInt8(random.below(8))),
+          count: UInt32(random.below(random.chance(0.1) ? 2_000 : 40)))
         say(to: id, &sink) { need.write(into: &$0) }
       }
       if attacks.contains(.accuse) && random.chance(0.3) {

@@ -220,23 +220,21 @@ public struct NeedMessage: Hashable, Sendable {
     public static let sketchDecoded = Flags(rawValue: 1)
     /// Source chunks, please: nothing is known here.
     public static let source = Flags(rawValue: 2)
+    /// Besides what the addressee has said that it still means to send unasked; else instead of it.
+    public static let besides = Flags(rawValue: 4)
   }
-  public static let encodedBytes = 19
+  public static let encodedBytes = 15
 
   public var block: UInt64
   public var kind: ObjectKind
   public var flags: Flags
   public var count: UInt32
-  /// Low half of the transport counter of the newest packet from the addressee that `count` takes into account: what
-  /// the addressee sent later is still on its way and need not be sent again.
-  public var newestCounter: UInt32
 
-  public init(block: UInt64, kind: ObjectKind, flags: Flags, count: UInt32, newestCounter: UInt32) {
+  public init(block: UInt64, kind: ObjectKind, flags: Flags, count: UInt32) {
     self.block = block
     self.kind = kind
     self.flags = flags
     self.count = count
-    self.newestCounter = newestCounter
   }
 
   public init(parsing message: RawSpan) throws(DecodeError) {
@@ -246,7 +244,6 @@ public struct NeedMessage: Hashable, Sendable {
     kind = try reader.kind("need.kind")
     flags = Flags(rawValue: try reader.byte("need.flags"))
     count = try reader.integer(UInt32.self, "need.count")
-    newestCounter = try reader.integer(UInt32.self, "need.newestCounter")
     try reader.end("need")
   }
 
@@ -258,7 +255,6 @@ public struct NeedMessage: Hashable, Sendable {
     out.put(kind.rawValue, at: 9)
     out.put(flags.rawValue, at: 10)
     out.put(count, at: 11)
-    out.put(newestCounter, at: 15)
     return Self.encodedBytes
   }
 }
@@ -313,13 +309,12 @@ public struct HaveMessage: Hashable, Sendable {
     /// The sender needed to ask: what it was sent unasked was too little.
     public static let asked = Flags(rawValue: 2)
   }
-  public static let encodedBytes = 46
+  public static let encodedBytes = 42
 
   public var block: UInt64
   public var flags: Flags
-  /// Chunks of this block that came from the addressee, and that are known to have been lost on the way from it.
+  /// Chunks of this block that came from the addressee.
   public var received: UInt32
-  public var lost: UInt32
   /// Chunks that were of no use.
   public var useless: UInt32
   /// Body chunks that the decoder needed, from whomever.
@@ -330,13 +325,12 @@ public struct HaveMessage: Hashable, Sendable {
   public var missing: SizeClassCounts
 
   public init(
-    block: UInt64, flags: Flags, received: UInt32, lost: UInt32, useless: UInt32, needed: UInt32, missingBytes: UInt32,
+    block: UInt64, flags: Flags, received: UInt32, useless: UInt32, needed: UInt32, missingBytes: UInt32,
     missing: SizeClassCounts
   ) {
     self.block = block
     self.flags = flags
     self.received = received
-    self.lost = lost
     self.useless = useless
     self.needed = needed
     self.missingBytes = missingBytes
@@ -349,7 +343,6 @@ public struct HaveMessage: Hashable, Sendable {
     block = try reader.integer(UInt64.self, "have.block")
     flags = Flags(rawValue: try reader.byte("have.flags"))
     received = try reader.integer(UInt32.self, "have.received")
-    lost = try reader.integer(UInt32.self, "have.lost")
     useless = try reader.integer(UInt32.self, "have.useless")
     needed = try reader.integer(UInt32.self, "have.needed")
     missingBytes = try reader.number(UInt32.self, in: 0...RelayLimits.bodyBytes, "have.missingBytes")
@@ -369,14 +362,13 @@ public struct HaveMessage: Hashable, Sendable {
     out.put(block, at: 1)
     out.put(flags.rawValue, at: 9)
     out.put(received, at: 10)
-    out.put(lost, at: 14)
-    out.put(useless, at: 18)
-    out.put(needed, at: 22)
-    out.put(missingBytes, at: 26)
-    out.put(missing.tiny, at: 30)
-    out.put(missing.small, at: 34)
-    out.put(missing.medium, at: 38)
-    out.put(missing.large, at: 42)
+    out.put(useless, at: 14)
+    out.put(needed, at: 18)
+    out.put(missingBytes, at: 22)
+    out.put(missing.tiny, at: 26)
+    out.put(missing.small, at: 30)
+    out.put(missing.medium, at: 34)
+    out.put(missing.large, at: 38)
     return Self.encodedBytes
   }
 }

@@ -67,7 +67,7 @@ import Wire
     try net.submit(block)
     #expect(net.run(.seconds(5)) { net.isComplete(1, block.hash) })
     let chunks = (block.bytes.count + RelayLimits.chunkBytes - 1) / RelayLimits.chunkBytes
-    let need = NeedMessage(block: block.hash.w0, kind: .body, flags: [], count: .max, newestCounter: 0)
+    let need = NeedMessage(block: block.hash.w0, kind: .body, flags: [], count: .max)
     func ask() { net.hear(0, from: 1, encoded { need.write(into: &$0) }) }
     // What goes out is lost, so that no HAVE ends it.
     net.filter = { _, _, _, _ in nil }

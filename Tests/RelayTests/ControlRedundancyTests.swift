@@ -19,7 +19,7 @@ import Wire
     var counts = SizeClassCounts()
     for i in missing { counts[SizeClassCounts.index(bytes: Int(block.lengths[i]))] += 1 }
     return HaveMessage(
-      block: id, flags: [.checked], received: 0, lost: 0, useless: 0, needed: 0, missingBytes: 0, missing: counts)
+      block: id, flags: [.checked], received: 0, useless: 0, needed: 0, missingBytes: 0, missing: counts)
   }
 
   private func controller(_ readiness: Readiness = .inStep, loss: Double = 0, burst: Double = 1) -> RedundancyController

@@ -39,12 +39,12 @@ import Wire
       case 4:
         return NeedMessage(
           block: id8, kind: ObjectKind(rawValue: UInt8(random.below(4)))!,
-          flags: NeedMessage.Flags(rawValue: UInt8(random.below(4))),
-          count: UInt32(truncatingIfNeeded: random.next() >> UInt64(random.below(64))), newestCounter: 0
+          flags: NeedMessage.Flags(rawValue: UInt8(random.below(8))),
+          count: UInt32(truncatingIfNeeded: random.next() >> UInt64(random.below(64)))
         ).write(into: &out)
       case 5:
         return HaveMessage(
-          block: id8, flags: [.checked], received: 1, lost: 2, useless: 3,
+          block: id8, flags: [.checked], received: 1, useless: 3,
           needed: UInt32(truncatingIfNeeded: random.next()), missingBytes: 0, missing: SizeClassCounts()
         ).write(into: &out)
       case 6:

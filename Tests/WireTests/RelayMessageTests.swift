@@ -47,14 +47,14 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
     (
       .need,
       encode {
-        NeedMessage(block: 9, kind: .body, flags: [.sketchDecoded], count: 12, newestCounter: 77).write(into: &$0)
+        NeedMessage(block: 9, kind: .body, flags: [.sketchDecoded], count: 12).write(into: &$0)
       }
     ),
     (
       .have,
       encode {
         HaveMessage(
-          block: 9, flags: [.checked], received: 1, lost: 2, useless: 3, needed: 4, missingBytes: 5,
+          block: 9, flags: [.checked], received: 1, useless: 3, needed: 4, missingBytes: 5,
           missing: SizeClassCounts(tiny: 6, small: 7, medium: 8, large: 9)
         ).write(into: &$0)
       }
@@ -264,8 +264,8 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     refused(.chunk, 1, 1, [0], "chunk.kind")
     refused(.chunk, 1, 1, [4], "chunk.kind")
     refused(.need, 2, 9, [4], "need.kind")
-    refused(.have, 3, 26, [255, 255, 255, 255], "have.missingBytes")
-    refused(.have, 3, 42, [255, 255, 255, 255], "have.missing")
+    refused(.have, 3, 22, [255, 255, 255, 255], "have.missingBytes")
+    refused(.have, 3, 38, [255, 255, 255, 255], "have.missing")
     refused(.status, 4, 2, [3], "status.readiness")
     refused(.status, 4, 85, [255, 0], "status.burst")
     refused(.status, 4, 95, [65], "status.rows")
@@ -286,19 +286,18 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
       Hex.encode(
         encode {
           NeedMessage(
-            block: 0x0807_0605_0403_0201, kind: .body, flags: [.sketchDecoded, .source], count: 0x0102_0304,
-            newestCounter: 0x0A0B_0C0D
+            block: 0x0807_0605_0403_0201, kind: .body, flags: [.sketchDecoded, .besides], count: 0x0102_0304
           ).write(into: &$0)
-        }) == "03" + "0102030405060708" + "01" + "03" + "04030201" + "0d0c0b0a")
+        }) == "03" + "0102030405060708" + "01" + "05" + "04030201")
     #expect(
       Hex.encode(
         encode {
           HaveMessage(
-            block: 1, flags: [.checked, .asked], received: 2, lost: 3, useless: 4, needed: 5, missingBytes: 6,
+            block: 1, flags: [.checked, .asked], received: 2, useless: 4, needed: 5, missingBytes: 6,
             missing: SizeClassCounts(tiny: 7, small: 8, medium: 9, large: 10)
           ).write(into: &$0)
         })
-        == "04" + "0100000000000000" + "03" + "02000000" + "03000000" + "04000000" + "05000000" + "06000000"
+        == "04" + "0100000000000000" + "03" + "02000000" + "04000000" + "05000000" + "06000000"
         + "07000000" + "08000000" + "09000000" + "0a000000")
     let chunk = [UInt8](repeating: 0xCC, count: 128)
     #expect(

@@ -30,18 +30,18 @@ struct Lane {
 
   // MARK: From the neighbour
 
-  /// What the neighbour's newest packet says it still means to send unasked.
+  /// What the neighbour's newest packet says it still means to send.
   var promised: Int32 = 0
   /// What we asked it for and has not come.
   var outstanding: Int32 = 0
+  /// That packet was sent because we had asked: what it promises covers what is outstanding.
+  var isAnswering = false
   /// When the last chunk came, or the last request went out.
   var heard: Instant = .zero
   var received: UInt32 = 0
   var useless: UInt32 = 0
   /// When HAVE was last sent there (kept in the body's lane).
   var haveSent: Instant = .zero
-  /// Transport counter of the newest packet with such a chunk.
-  var newestCounter: UInt64 = 0
 
   /// Something is due to the neighbour.
   @inline(__always)
@@ -54,6 +54,35 @@ struct Lane {
   /// The same, once the packet at hand is out.
   @inline(__always)
   var moreAfterThis: UInt16 { more == 0 ? 0 : more - 1 }
+
+  // MARK: What is to come
+
+  /// Chunks that are promised or asked for. Packets that left before a request arrived promise what is sent besides.
+  @inline(__always)
+  var coming: Int32 { isAnswering ? max(promised, outstanding) : promised + outstanding }
+
+  /// A request now would be for more than the neighbour means to send unasked: it is told to send both.
+  var isPromisedBesides: Bool { promised > 0 && !isAnswering }
+
+  /// Of what is to come, what a new request takes the place of: it has to ask for that again.
+  var replaced: Int { Int(max(isAnswering ? coming : outstanding, 0)) }
+
+  /// The neighbour is asked for `count` chunks.
+  mutating func ask(_ count: Int) {
+    if !isPromisedBesides { promised = 0 }
+    isAnswering = false
+    outstanding = Int32(clamping: min(count, 1 << 20))
+  }
+
+  /// A packet came that says how many more are to come.
+  @inline(__always)
+  mutating func hear(more: UInt16, isAnswer: Bool) {
+    promised = Int32(more)
+    isAnswering = isAnswer
+    if isAnswer { outstanding = max(0, outstanding - 1) }
+  }
+
+  // MARK: What is sent
 
   /// Counts one chunk sent.
   @inline(__always)

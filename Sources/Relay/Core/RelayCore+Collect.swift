@@ -25,11 +25,9 @@ extension RelayCore {
     block.pointee.report.packetsIn += 1
     block.pointee.report.bytesIn += chunk.messageBytes
     object.pointee.sources.insert(from.link)
-    lane.pointee.promised = Int32(chunk.more)
+    lane.pointee.hear(more: chunk.more, isAnswer: chunk.flags.contains(.asked))
     lane.pointee.heard = from.now
     lane.pointee.received += 1
-    lane.pointee.newestCounter = max(lane.pointee.newestCounter, from.counter)
-    if chunk.flags.contains(.asked) { lane.pointee.outstanding = max(0, lane.pointee.outstanding - 1) }
     if chunk.flags.contains(.whole) { block.pointee.wholes.insert(from.link) }
     touched |= 1 << UInt64(slot)
 
@@ -191,8 +189,7 @@ extension RelayCore {
         let lane = object.pointee.lanes[peer]
         if lane.pointee.promised < 4 { continue }
         lane.pointee.promised = 0
-        sendNeed(
-          slot, kind: .sketch, count: 0, source: false, newest: lane.pointee.newestCounter, to: peer, into: &sink)
+        sendNeed(slot, kind: .sketch, count: 0, to: peer, into: &sink)
       }
     }
   }

@@ -88,7 +88,7 @@ extension RelayCore {
     var peers = upLinks
     while let peer = peers.popFirst() {
       let lane = object.pointee.lanes[peer]
-      if lane.pointee.promised <= 0 && lane.pointee.outstanding <= 0 { continue }
+      if lane.pointee.coming <= 0 { continue }
       let until =
         lane.pointee.heard
         + patience(
@@ -98,7 +98,7 @@ extension RelayCore {
         lane.pointee.outstanding = 0
         continue
       }
-      let coming = Double(max(lane.pointee.promised, lane.pointee.outstanding))
+      let coming = Double(lane.pointee.coming)
       expected += coming - (coming * lossFrom(peer)).rounded()
       earliest = min(earliest, until)
     }
@@ -176,18 +176,16 @@ extension RelayCore {
       let loss = lossFrom(peer)
       // Enough that the answer's own losses don't cost another round, and more with each try.
       let spare = Int((Double(share) * min(2 * loss, 0.5)).rounded(.up)) + min(2 * block.pointee.asks, 16)
-      let count = share + spare
-      lane.pointee.outstanding = Int32(clamping: count)
-      lane.pointee.promised = 0
+      let count = share + spare + lane.pointee.replaced
+      let besides = lane.pointee.isPromisedBesides
+      lane.pointee.ask(count)
       lane.pointee.heard = now
       block.pointee.askedLinks.insert(peer)
       sendNeed(
-        slot, kind: object.pointee.kind, count: count, source: source, newest: lane.pointee.newestCounter, to: peer,
-        into: &sink)
+        slot, kind: object.pointee.kind, count: count, source: source, besides: besides, to: peer, into: &sink)
       if object.pointee.only != nil && object.pointee.kind == .body {
         // What this neighbour takes the block's sizes for may be another thing than this announcement: hear it say so.
-        sendNeed(
-          slot, kind: .sketch, count: 1, source: false, newest: lane.pointee.newestCounter, to: peer, into: &sink)
+        sendNeed(slot, kind: .sketch, count: 1, to: peer, into: &sink)
       }
       note(
         RelayEvent(
@@ -219,16 +217,15 @@ extension RelayCore {
   }
 
   mutating func sendNeed(
-    _ slot: Int, kind: ObjectKind, count: Int, source: Bool, newest: UInt64, to peer: LinkID,
+    _ slot: Int, kind: ObjectKind, count: Int, source: Bool = false, besides: Bool = false, to peer: LinkID,
     into sink: inout some DatagramSink & ~Copyable
   ) {
     let block = blocks[slot]
     var flags: NeedMessage.Flags = []
     if block.pointee.sketchDecoded >= 0 { flags.insert(.sketchDecoded) }
     if source { flags.insert(.source) }
-    let message = NeedMessage(
-      block: block.pointee.id8, kind: kind, flags: flags, count: UInt32(clamping: count),
-      newestCounter: UInt32(truncatingIfNeeded: newest))
+    if besides { flags.insert(.besides) }
+    let message = NeedMessage(block: block.pointee.id8, kind: kind, flags: flags, count: UInt32(clamping: count))
     send(to: peer, urgency: .control, capacity: NeedMessage.encodedBytes, into: &sink) { message.write(into: &$0) }
     counters.needsSent += 1
   }
@@ -264,7 +261,7 @@ extension RelayCore {
     block.pointee.opened.insert(from.link)
     lane.pointee.isStopped = false
     lane.pointee.isOpen = true
-    lane.pointee.budget = 0
+    if !need.flags.contains(.besides) { lane.pointee.budget = 0 }
     // Never more than the whole object and as much again, whatever a neighbour asks for.
     let most = min(2 * object.pointee.sourceCount + 64, servedMost(object.pointee.sourceCount) - Int(lane.pointee.sent))
     lane.pointee.asked = Int32(clamping: max(0, min(Int(need.count), most)))
@@ -292,7 +289,7 @@ extension RelayCore {
     var flags: HaveMessage.Flags = [.checked]
     if block.pointee.asks > 0 { flags.insert(.asked) }
     let message = HaveMessage(
-      block: block.pointee.id8, flags: flags, received: received, lost: 0, useless: useless,
+      block: block.pointee.id8, flags: flags, received: received, useless: useless,
       needed: UInt32(clamping: block.pointee.report.neededChunks),
       missingBytes: UInt32(clamping: block.pointee.report.missingBytes), missing: block.pointee.missing)
     send(to: peer, urgency: .control, capacity: HaveMessage.encodedBytes, into: &sink) { message.write(into: &$0) }
@@ -310,7 +307,7 @@ extension RelayCore {
     }
     lastAnswer = (hash, from.link, from.now)
     let message = HaveMessage(
-      block: hash.w0, flags: [.checked], received: 0, lost: 0, useless: 0, needed: 0, missingBytes: 0,
+      block: hash.w0, flags: [.checked], received: 0, useless: 0, needed: 0, missingBytes: 0,
       missing: SizeClassCounts())
     send(to: from.link, urgency: .control, capacity: HaveMessage.encodedBytes, into: &sink) {
       message.write(into: &$0)

@@ -1,0 +1,55 @@
+import Ground
+import Relay
+import Testing
+import Wire
+
+/// Requests for more: one a round trip, for as much as is lacking.
+@Suite struct NeedTests {
+  /// A receiver that lacks far more than it says it should: what is promised unasked still comes, and is not asked for
+  /// again while it does.
+  @Test(arguments: [nil, 1_250] as [Int?]) func aShortfallIsAskedForOnce(_ rate: Int?) throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    net.start()
+    net.fill(0, block.parsed, block.bytes, missing: 0)
+    net.fill(1, block.parsed, block.bytes, missing: 0.4)
+    net.run(.seconds(4))
+    net.bytesPerMillisecond = rate
+    let before = net.datagrams[0][1]
+    var needs = 0
+    net.filter = { _, from, _, bytes in
+      if from == 1 && bytes.count == NeedMessage.encodedBytes + 32 { needs += 1 }
+      return bytes
+    }
+    try net.submit(block)
+    #expect(net.run(.seconds(10)) { net.isComplete(1, block.hash) })
+    let report = net.report(1, block)
+    #expect(report.missingTransactions > 500)
+    #expect(report.requests == 1)
+    // Perhaps one more to stop the sketch.
+    #expect(needs <= 2)
+    net.run(.milliseconds(100 as Int64))
+    let sent = net.datagrams[0][1] - before
+    let least = report.neededChunks + (report.sketchBytes + 1_023) / 1_024
+    #expect(sent < least + least / 5 + 60, "\(sent) sent for \(least) needed")
+  }
+
+  /// A promise that is not kept is not counted on: the request takes its place.
+  @Test func aBrokenPromiseIsReplaced() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    net.start()
+    for node in 0..<2 { net.fill(node, block.parsed, block.bytes, missing: node == 0 ? 0 : 0.1) }
+    net.run(.seconds(4))
+    // The body's packets are lost until it is asked for.
+    net.filter = { net, from, _, bytes in
+      from == 0 && bytes.count == 1_204 && net.events(1, .asked).isEmpty ? nil : bytes
+    }
+    let begin = net.now
+    try net.submit(block)
+    #expect(net.run(.seconds(10)) { net.isComplete(1, block.hash) })
+    // One way, the patience with a promise, a round trip.
+    #expect((net.now - begin).milliseconds < 60)
+    #expect(net.report(1, block).requests <= 2)
+  }
+}
