@@ -149,22 +149,7 @@ private func load(_ name: String) throws -> (bytes: [UInt8], block: ParsedBlock)
   /// Children that overtake their parents wait among the orphans, and leave when the parents come.
   @Test func orphansWaitForTheirParents() throws {
     let (bytes, block) = try load("702861")
-    var position: [Hash256: Int] = [:]
-    for i in block.txids.indices { position[block.txids[i]] = i }
-    // A pair within the block: the child's first input spends the parent.
-    var pair: (parent: Int, child: Int)?
-    for i in 1..<block.transactions.count where pair == nil {
-      let layout = block.transactions[i]
-      let raw = layout.bytes(in: bytes.span.bytes)
-      let input = layout.coreOffset - layout.offset + 1
-      if layout.inputCount < 0xFD, let parent = position[Hash256(raw, at: input)],
-        block.transactions[parent].weight < 9_000,
-        layout.weight < 9_000
-      {
-        pair = (parent, i)
-      }
-    }
-    let (parent, child) = try #require(pair)
+    let (parent, child) = try #require(try TestBlock("702861").familyOfTwo)
     var wires = Wires(2)
     try wires.learn(parent, of: block, bytes.span.bytes, at: 0)
     // The parent's announcement is lost.

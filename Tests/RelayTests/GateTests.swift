@@ -12,7 +12,7 @@ import Testing
     net.run(.seconds(2))
     var bad = block.bytes
     bad[76] ^= 1  // the nonce
-    net.with(0) { core, sink, now in
+    _ = net.with(0) { core, sink, now in
       #expect(throws: SubmitError.self) {
         try core.submit(bad.span.bytes, arrival: now, now: now, into: &sink)
       }

@@ -1,7 +1,9 @@
 import Bitcoin
 import Ground
+import Mempool
 import RealBlocks
 import Relay
+import Session
 import Wire
 
 /// A block with everything that tests need of it.
@@ -80,12 +82,13 @@ func encoded(_ write: (inout MutableRawSpan) -> Int) -> [UInt8] {
 extension TestBlock {
   /// A SKETCH packet with this block's header and a chunk of noise.
   func sketchPacket(
-    bodyBytes: Int? = nil, sketchID: UInt32, epoch: UInt32 = 1, flags: ChunkFlags = [], index: UInt32 = 0
+    bodyBytes: Int? = nil, sketchBytes: Int = 5_000, sketchID: UInt32, epoch: UInt32 = 1, flags: ChunkFlags = [],
+    index: UInt32 = 0
   ) -> [UInt8] {
     let noise = [UInt8](repeating: 7, count: RelayLimits.sketchChunkBytes)
     let head = SketchHead(
       flags: flags, header: HeaderBytes(bytes.span.bytes), bodyBytes: UInt32(bodyBytes ?? bytes.count),
-      sketchBytes: 5_000, sketchID: sketchID, transactionCount: UInt32(parsed.transactions.count),
+      sketchBytes: UInt32(sketchBytes), sketchID: sketchID, transactionCount: UInt32(parsed.transactions.count),
       bodyChunkBytes: 1_152, epoch: epoch, maker: sketchID, more: 0, moreBody: 0, age: 0, index: index)
     return encoded { SketchMessage(head, chunk: noise.span.bytes).write(into: &$0) }
   }
@@ -97,4 +100,13 @@ func chunkPacket(of id8: UInt64, index: UInt32, _ chunk: [UInt8]) -> [UInt8] {
     ChunkMessage(kind: .body, flags: [], block: id8, maker: 9, more: 0, index: index, chunk: chunk.span.bytes)
       .write(into: &$0)
   }
+}
+
+/// The key of short ids, as SKETCH.md and PROTOCOL.md have it.
+func shortIDKey(_ secret: OverlaySecret, epoch: UInt32, parent: Hash256) -> OverlayIDKey {
+  var writer = ByteWriter()
+  writer.append(secret.derive("lightpath short ids", epoch: epoch)!)
+  writer.hash(parent)
+  let digest = SHA256.hash(writer.bytes.span.bytes)
+  return OverlayIDKey(k0: digest.w0, k1: digest.w1)
 }

@@ -36,6 +36,7 @@ final class TestNet {
   private var nextRefill = Instant.zero
   private(set) var events: [[RelayEvent]]
   var datagrams: [[Int]]
+  var bytes: [[Int]]
   let identities: [Identity]
 
   /// `links[a]` lists the neighbours of relay a; `trust(a, b)` says whether a trusts b.
@@ -50,6 +51,7 @@ final class TestNet {
     loss = Array(repeating: Array(repeating: 0, count: links.count), count: links.count)
     events = Array(repeating: [], count: links.count)
     datagrams = Array(repeating: Array(repeating: 0, count: links.count), count: links.count)
+    bytes = datagrams
     cores = .allocate(capacity: links.count)
     sinks = .allocate(capacity: links.count)
     let overlay = OverlaySecret(generatedFrom: .predictable(seed: seed))
@@ -113,6 +115,7 @@ final class TestNet {
     for (address, bytes) in sent {
       let to = TestNet.node(address)
       datagrams[node][to] += 1
+      self.bytes[node][to] += bytes.count
       if drainsRoom { sinks[node].room -= bytes.count }
       sinks[node].rooms[LinkID(UInt16(to))]? -= bytes.count
       guard let bytes = filter(self, node, to, bytes) else { continue }
@@ -237,6 +240,32 @@ extension TestNet {
       _ = try core.submit(
         block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
     }
+  }
+
+  func key(_ node: Int) -> UInt32 { key4(of: identities[node].publicKey) }
+
+  /// What a relay holds of a class.
+  func held(_ node: Int, _ kind: TransactionClass) -> Int {
+    with(node) { core, _, _ in core.withMempool { $0.counts(kind).transactions } }
+  }
+
+  /// A relay's node learns a transaction, as the bridge tells it.
+  func learn(_ node: Int, _ index: Int, of block: TestBlock) throws {
+    try with(node) { core, _, now in
+      let handle = try core.withMempool { store in
+        Result {
+          try store.insert(
+            block.parsed.transactions[index], in: block.bytes.span.bytes, txid: block.parsed.txids[index],
+            wtxid: block.parsed.wtxids[index], as: .node
+          ).handle
+        }
+      }.get()
+      core.announce(handle!, now: now)
+    }
+  }
+
+  func kind(_ node: Int, _ wtxid: Hash256) -> TransactionClass? {
+    with(node) { core, _, _ in core.withMempool { store in store.slot(wtxid: wtxid).map { store.kind($0) } } }
   }
 
   func allComplete(_ block: TestBlock, but: Set<Int> = []) -> Bool {

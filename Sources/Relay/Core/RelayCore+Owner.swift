@@ -28,3 +28,9 @@ extension RelayCore {
   /// A complete block is here.
   public func hasBlock(_ hash: Hash256) -> Bool { blocks.find(hash).map { blocks[$0].pointee.isComplete } ?? false }
 }
+
+// For tests.
+extension RelayCore {
+  /// Whether this relay owes a neighbour the whole budget of a block made by `maker` (key4).
+  package func role(for maker: UInt32, to link: LinkID) -> SenderRole { map.role(for: maker, to: link) }
+}
