@@ -110,7 +110,7 @@ let package = Package(
       "Site",
       [
         "Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Measurement", "Ground", "RealBlocks",
-        "MemorySink",
+        "MemorySink", "BridgeSite", "RegtestNode", "Uring",
       ]),
     .testTarget(
       name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "RegtestNode", "Ground", "RealBlocks"],

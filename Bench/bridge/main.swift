@@ -17,7 +17,7 @@ import Synchronization
 // them by age, in the other they are the newest.
 //
 let options = Options.parseOrExit()
-guard let binary = ProcessInfo.processInfo.environment["BITCOIND"], !binary.isEmpty else {
+guard RegtestNode.binary(.core) != nil else {
   print("{\"bench\":\"bridge\",\"skipped\":\"set BITCOIND to a Bitcoin Core bitcoind\"}")
   exit(0)
 }
@@ -25,166 +25,168 @@ let (blocks, count, mirror) = (options.blocks, options.transactions, options.mir
 /// Of the transactions made up for the mirror: with 150,000 about 75 MB.
 let fillBytes = 500
 
-func start(_ debug: [String]) throws -> RegtestNode {
-  try RegtestNode(
-    binary: binary, kind: .core,
-    folder: FileManager.default.temporaryDirectory.appending(path: "lightpath-bench-\(UUID().uuidString)"),
-    p2pPort: RegtestNode.freePort(), rpcPort: RegtestNode.freePort(), extraArguments: debug.map { "-debug=\($0)" })
-}
-
-let (a, b, c) = (try start(["net"]), try start(["bench", "cmpctblock"]), try start(["bench", "cmpctblock"]))
-let nodes = [a, b, c]
+/// Whatever ends this, the nodes end with it: by `leave` or, when there is no time for that, by the kernel, because they
+/// were started on the first thread.
+let fleet = Fleet()
+Fleet.leaveOnSignals(fleet)
+func say(_ text: String) { FileHandle.standardError.write(Data("bridge: \(text)\n".utf8)) }
 @MainActor func leave(_ message: String) -> Never {
-  for node in nodes { node.remove() }
+  fleet.end()
   Harness.fail("bridge: \(message)")
 }
-func say(_ text: String) { FileHandle.standardError.write(Data("bridge: \(text)\n".utf8)) }
+do { try run() } catch { leave("\(error)") }
 
-say("making \(count) coins")
-var coins = try a.makeCoins(count)
-for height in 1...(try a.blockCount()) {
-  let hash = try a.rpc.call("getblockhash", [height]) as? String ?? ""
-  let block = try a.rpc.call("getblock", [hash, 0])
-  for node in [b, c] { try node.rpc.call("submitblock", [block]) }
-}
-try c.rpc.call("addnode", ["127.0.0.1:\(a.p2pPort)", "add"])
-func configuration(_ node: RegtestNode) -> NodeConfiguration {
-  NodeConfiguration(name: "node", address: PeerAddress("127.0.0.1:\(node.p2pPort)")!)
-}
-let siteA = try Site(network: .regtest, nodes: [configuration(a)], confirmsAfter: .milliseconds(100))
-let siteB = try Site(network: .regtest, nodes: [configuration(b)], confirmsAfter: .milliseconds(100))
-/// Blocks go on to the far bridge at once, on the near one's thread.
-let isBridged = Flag()
-let logB = siteB.log
-let wakeB = siteB.waker
-siteA.log.onBlock.withLock {
-  $0 = { [isBridged, logB, wakeB] block in
-    if isBridged.value.load(ordering: .acquiring) {
-      logB.write { $0.orders.append(.relay(block)) }
-      wakeB.signal()
-    }
+@MainActor func run() throws {
+  let (a, b, c) = (
+    try fleet.start(["net"]), try fleet.start(["bench", "cmpctblock"]), try fleet.start(["bench", "cmpctblock"])
+  )
+  let nodes = [a, b, c]
+  say("making \(count) coins")
+  var coins = try a.makeCoins(count)
+  for node in [b, c] { try node.copyChain(of: a) }
+  try c.rpc.call("addnode", ["127.0.0.1:\(a.p2pPort)", "add"])
+  func configuration(_ node: RegtestNode) -> NodeConfiguration {
+    NodeConfiguration(name: "node", address: PeerAddress("127.0.0.1:\(node.p2pPort)")!)
   }
-}
-let feeds = try nodes.map { try NodeFeed(port: $0.p2pPort, network: .regtest) }
-let logs = nodes.map { NodeLog($0.log) }
-
-var bridgedStages = Stages(names: [
-  "announce_to_read_ms", "announce_to_core_ms", "handover_ms", "core_to_node_write_ms", "write_to_seen_ms",
-  "seen_to_rebuilt_ms", "rebuilt_to_tip_ms",
-])
-var directStages = Stages(names: ["announce_to_seen_ms", "seen_to_rebuilt_ms", "rebuilt_to_tip_ms"])
-var announceSpread: [Double] = []
-var announceRecent: [Double] = []
-var direct: [Double] = []
-var bridged: [Double] = []
-var bytes = 0
-
-/// Fills all mempools, and the near mirror up to `mirror`.
-@MainActor func fill(_ raws: [[UInt8]], spread: Bool) throws {
-  siteA.order(.reset)
-  guard eventually({ siteA.log.read { $0.mempool } == 0 }) else { leave("the mirror was not emptied") }
-  let others = max(0, mirror - count)
-  let pieces = spread ? 5 : 1
-  for piece in 0..<pieces {
-    siteA.order(.fill(count: others / pieces, bytes: fillBytes))
-    let mine = Array(raws[count * piece / pieces..<count * (piece + 1) / pieces])
-    let filled = others / pieces * (piece + 1)
-    if spread {
-      try feeds[0].send(mine)
-      guard eventually(seconds: 30, { siteA.log.read { $0.mempool } == filled + count * (piece + 1) / pieces }) else {
-        leave("the mirror did not fill: \(siteA.log.read { $0.mempool })")
+  let siteA = try Site(network: .regtest, nodes: [configuration(a)], confirmsAfter: .milliseconds(100))
+  let siteB = try Site(network: .regtest, nodes: [configuration(b)], confirmsAfter: .milliseconds(100))
+  /// Blocks go on to the far bridge at once, on the near one's thread.
+  let isBridged = Flag()
+  let logB = siteB.log
+  let wakeB = siteB.waker
+  siteA.log.onBlock.withLock {
+    $0 = { [isBridged, logB, wakeB] block in
+      if isBridged.value.load(ordering: .acquiring) {
+        logB.write { $0.orders.append(.relay(block)) }
+        wakeB.signal()
       }
     }
   }
-  if !spread { try feeds[0].send(raws) }
-  try feeds[1].send(raws)
-  try feeds[2].send(raws)
-  let whole = others / pieces * pieces + count
-  let ready = eventually(seconds: 60) {
-    siteA.log.read { $0.mempool } == whole && siteB.log.read { $0.mempool } == count
-      && nodes.allSatisfy { (try? $0.mempoolCount()) == count }
-  }
-  if !ready {
-    leave(
-      "the mempools did not fill: \(siteA.log.read { $0.mempool }) and \(siteB.log.read { $0.mempool }) mirrored, "
-        + "\(nodes.map { (try? $0.mempoolCount()) ?? -1 }) at the nodes")
-  }
-}
+  let feeds = try nodes.map { try NodeFeed(port: $0.p2pPort, network: .regtest) }
+  let logs = nodes.map { NodeLog($0.log) }
 
-// The first to each only makes the nodes select their peers.
-for round in 0..<2 * (blocks + 1) {
-  let (toB, isMeasured) = (round % 2 == 0, round >= 2)
-  let spread = round / 2 % 2 == 0
-  say("block \(round + 1) of \(2 * (blocks + 1)), \(toB ? "bridged" : "direct"), \(spread ? "spread" : "recent")")
-  let spends = coins.map { a.spend($0, bytes: 350) }
-  coins = spends.map(\.next)
-  try fill(spends.map(\.raw), spread: spread)
-  siteA.order(.ignoreBlocks(!toB))
-  isBridged.value.store(toB, ordering: .releasing)
-  // Whatever the mempools' filling has left to do.
-  Thread.sleep(forTimeInterval: 0.3)
-  if toB { c.pause() }
-  let clocks = Int(SystemClock.realtime()) - Int(SystemClock.now().nanoseconds)
-  let hash = try a.mine(1, to: try a.miningAddress())[0]
-  let target = toB ? b : c
-  guard target.waitForTip(hash) else {
-    leave(
-      "block \(hash) did not arrive: \(siteA.log.read { $0.events.suffix(4) }) \(siteB.log.read { $0.events.suffix(4) })"
+  var bridgedStages = Stages(names: [
+    "announce_to_read_ms", "announce_to_core_ms", "handover_ms", "core_to_node_write_ms", "write_to_seen_ms",
+    "seen_to_rebuilt_ms", "rebuilt_to_tip_ms",
+  ])
+  var directStages = Stages(names: ["announce_to_seen_ms", "seen_to_rebuilt_ms", "rebuilt_to_tip_ms"])
+  var announceSpread: [Double] = []
+  var announceRecent: [Double] = []
+  var direct: [Double] = []
+  var bridged: [Double] = []
+  var bytes = 0
+  /// What the near mirror held at most.
+  var mirrorBytes = 0.0
+
+  /// Fills all mempools, and the near mirror up to `mirror`.
+  func fill(_ raws: [[UInt8]], spread: Bool) throws {
+    siteA.order(.reset)
+    guard eventually({ siteA.log.read { $0.mempool } == 0 }) else { leave("the mirror was not emptied") }
+    let others = max(0, mirror - count)
+    let pieces = spread ? 5 : 1
+    for piece in 0..<pieces {
+      siteA.order(.fill(count: others / pieces, bytes: fillBytes))
+      let mine = Array(raws[count * piece / pieces..<count * (piece + 1) / pieces])
+      let filled = others / pieces * (piece + 1)
+      if spread {
+        try feeds[0].send(mine)
+        guard eventually(seconds: 30, { siteA.log.read { $0.mempool } == filled + count * (piece + 1) / pieces }) else {
+          leave("the mirror did not fill: \(siteA.log.read { $0.mempool })")
+        }
+      }
+    }
+    if !spread { try feeds[0].send(raws) }
+    try feeds[1].send(raws)
+    try feeds[2].send(raws)
+    let whole = others / pieces * pieces + count
+    let ready = eventually(seconds: 60) {
+      siteA.log.read { $0.mempool } == whole && siteB.log.read { $0.mempool } == count
+        && nodes.allSatisfy { (try? $0.mempoolCount()) == count }
+    }
+    if !ready {
+      leave(
+        "the mempools did not fill: \(siteA.log.read { $0.mempool }) and \(siteB.log.read { $0.mempool }) mirrored, "
+          + "\(nodes.map { (try? $0.mempoolCount()) ?? -1 }) at the nodes")
+    }
+  }
+
+  // The first to each only makes the nodes select their peers.
+  for round in 0..<2 * (blocks + 1) {
+    let (toB, isMeasured) = (round % 2 == 0, round >= 2)
+    let spread = round / 2 % 2 == 0
+    say("block \(round + 1) of \(2 * (blocks + 1)), \(toB ? "bridged" : "direct"), \(spread ? "spread" : "recent")")
+    let spends = coins.map { a.spend($0, bytes: 350) }
+    coins = spends.map(\.next)
+    try fill(spends.map(\.raw), spread: spread)
+    siteA.order(.ignoreBlocks(!toB))
+    isBridged.value.store(toB, ordering: .releasing)
+    mirrorBytes = max(mirrorBytes, Double(siteA.log.read { $0.heldBytes }))
+    // Whatever the mempools' filling has left to do.
+    Thread.sleep(forTimeInterval: 0.3)
+    if toB { c.pause() }
+    let clocks = Int(SystemClock.realtime()) - Int(SystemClock.now().nanoseconds)
+    let hash = try a.mine(1, to: try a.miningAddress())[0]
+    let target = toB ? b : c
+    guard target.waitForTip(hash) else {
+      leave(
+        "block \(hash) did not arrive: \(siteA.log.read { $0.events.suffix(4) }) \(siteB.log.read { $0.events.suffix(4) })"
+      )
+    }
+    if toB { c.resume() }
+    // The other one catches up.
+    let block = try a.rpc.call("getblock", [hash, 0]) as? String ?? ""
+    bytes = block.count / 2
+    if toB {
+      guard c.waitForTip(hash) else { leave("block \(hash) did not arrive at the third node") }
+    } else {
+      siteA.order(.hold(Hex.decode(block)!))
+      siteB.order(.deliver(Hex.decode(block)!))
+      guard b.waitForTip(hash) else { leave("block \(hash) did not arrive at the second node") }
+    }
+    for log in logs { log.read() }
+    guard isMeasured else { continue }
+    let told = logs[0].time("sending header-and-ids \(hash)")
+    let far = logs[toB ? 1 : 2]
+    let (seen, rebuilt) = (
+      far.time("Saw new cmpctblock header hash=\(hash)"), far.time("Successfully reconstructed block \(hash)")
     )
+    let tip = far.time("UpdateTip: new best=\(hash)")
+    guard let told, let tip else { leave("block \(hash) is not in the nodes' logs") }
+    func ms(_ from: Double?, _ to: Double?) -> Double? { if let from, let to { (to - from) / 1e3 } else { nil } }
+    if toB {
+      func stamp(_ value: borrowing Atomic<Int>) -> Double { Double(value.load(ordering: .acquiring) + clocks) / 1e3 }
+      let read = stamp(siteA.times.read)
+      let handed = stamp(siteA.times.handed)
+      let (completed, written) = (stamp(siteB.times.completed), stamp(siteB.times.written))
+      (spread ? { announceSpread.append($0) } : { announceRecent.append($0) })((handed - read) / 1e3)
+      bridgedStages.add([
+        ms(told, read), ms(read, handed), ms(handed, completed), ms(completed, written), ms(written, seen),
+        ms(seen, rebuilt), ms(rebuilt, tip),
+      ])
+      bridged.append((tip - told) / 1e3)
+    } else {
+      directStages.add([ms(told, seen), ms(seen, rebuilt), ms(rebuilt, tip)])
+      direct.append((tip - told) / 1e3)
+    }
   }
-  if toB { c.resume() }
-  // The other one catches up.
-  let block = try a.rpc.call("getblock", [hash, 0]) as? String ?? ""
-  bytes = block.count / 2
-  if toB {
-    guard c.waitForTip(hash) else { leave("block \(hash) did not arrive at the third node") }
-  } else {
-    siteA.order(.hold(Hex.decode(block)!))
-    siteB.order(.deliver(Hex.decode(block)!))
-    guard b.waitForTip(hash) else { leave("block \(hash) did not arrive at the second node") }
-  }
-  for log in logs { log.read() }
-  guard isMeasured else { continue }
-  let told = logs[0].time("sending header-and-ids \(hash)")
-  let far = logs[toB ? 1 : 2]
-  let (seen, rebuilt) = (
-    far.time("Saw new cmpctblock header hash=\(hash)"), far.time("Successfully reconstructed block \(hash)")
-  )
-  let tip = far.time("UpdateTip: new best=\(hash)")
-  guard let told, let tip else { leave("block \(hash) is not in the nodes' logs") }
-  func ms(_ from: Double?, _ to: Double?) -> Double? { if let from, let to { (to - from) / 1e3 } else { nil } }
-  if toB {
-    func stamp(_ value: borrowing Atomic<Int>) -> Double { Double(value.load(ordering: .acquiring) + clocks) / 1e3 }
-    let read = stamp(siteA.times.read)
-    let handed = stamp(siteA.times.handed)
-    let (completed, written) = (stamp(siteB.times.completed), stamp(siteB.times.written))
-    (spread ? { announceSpread.append($0) } : { announceRecent.append($0) })((handed - read) / 1e3)
-    bridgedStages.add([
-      ms(told, read), ms(read, handed), ms(handed, completed), ms(completed, written), ms(written, seen),
-      ms(seen, rebuilt), ms(rebuilt, tip),
-    ])
-    bridged.append((tip - told) / 1e3)
-  } else {
-    directStages.add([ms(told, seen), ms(seen, rebuilt), ms(rebuilt, tip)])
-    direct.append((tip - told) / 1e3)
-  }
-}
-siteA.stop()
-siteB.stop()
-for node in nodes { node.remove() }
+  siteA.stop()
+  siteB.stop()
+  fleet.end()
 
-func report(_ name: String, _ values: [Double]) {
-  if !values.isEmpty { Harness.report("bridge", name, Harness.median(values.sorted()), "ms") }
+  func report(_ name: String, _ values: [Double]) {
+    if !values.isEmpty { Harness.report("bridge", name, Harness.median(values.sorted()), "ms") }
+  }
+  Harness.report("bridge", "block_bytes", Double(bytes), "bytes")
+  Harness.report("bridge", "mirror_mb", mirrorBytes / 1e6, "MB")
+  report("announce_to_core_ms", announceSpread)
+  report("announce_to_core_recent_ms", announceRecent)
+  report("core_to_node_write_ms", bridgedStages["core_to_node_write_ms"])
+  for name in bridgedStages.names where name != "announce_to_core_ms" && name != "core_to_node_write_ms" {
+    report("bridged_\(name)", bridgedStages[name])
+  }
+  for name in directStages.names { report("direct_\(name)", directStages[name]) }
+  report("tip_after_announcement_bridged_ms", bridged)
+  report("tip_after_announcement_direct_ms", direct)
+  Harness.report(
+    "bridge", "tip_vs_direct_ratio", Harness.median(bridged.sorted()) / Harness.median(direct.sorted()), "ratio")
 }
-Harness.report("bridge", "block_bytes", Double(bytes), "bytes")
-report("announce_to_core_ms", announceSpread)
-report("announce_to_core_recent_ms", announceRecent)
-report("core_to_node_write_ms", bridgedStages["core_to_node_write_ms"])
-for name in bridgedStages.names where name != "announce_to_core_ms" && name != "core_to_node_write_ms" {
-  report("bridged_\(name)", bridgedStages[name])
-}
-for name in directStages.names { report("direct_\(name)", directStages[name]) }
-report("tip_after_announcement_bridged_ms", bridged)
-report("tip_after_announcement_direct_ms", direct)
-Harness.report(
-  "bridge", "tip_vs_direct_ratio", Harness.median(bridged.sorted()) / Harness.median(direct.sorted()), "ratio")

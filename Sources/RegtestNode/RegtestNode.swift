@@ -70,6 +70,24 @@ public final class RegtestNode: @unchecked Sendable {
 
   deinit { kill() }
 
+  /// The node that tests and benches are told to run against, by the environment: BITCOIND for Bitcoin Core,
+  /// LIGHTPATH_SV_NODE for Bitcoin SV; nil when there is none.
+  public static func binary(_ kind: Kind) -> String? {
+    let name = kind == .core ? "BITCOIND" : "LIGHTPATH_SV_NODE"
+    return ProcessInfo.processInfo.environment[name].flatMap { $0.isEmpty ? nil : $0 }
+  }
+
+  /// Starts that one in a temporary folder, on ports that are free.
+  public static func temporary(
+    _ kind: Kind, _ extra: [String] = [], endsWithThread: Bool = false
+  ) throws -> RegtestNode {
+    guard let binary = binary(kind) else { throw Failure.cannotStart("the environment names none") }
+    return try RegtestNode(
+      binary: binary, kind: kind,
+      folder: FileManager.default.temporaryDirectory.appending(path: "lightpath-node-\(UUID().uuidString)"),
+      p2pPort: freePort(), rpcPort: freePort(), extraArguments: extra, endsWithThread: endsWithThread)
+  }
+
   /// Starts it again after `stop` or `kill`, on the same folder.
   public func start() throws {
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)

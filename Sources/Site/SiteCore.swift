@@ -89,6 +89,7 @@ public struct SiteCore: ~Copyable {
       host.core.passJourney(bytes.span.bytes, maker: maker, from: from, now: now, into: &sink)
       return .done
     case .reports(let hashes): return .reports(hashes.compactMap { host.core.report(of: $0) })
+    case .height(let hash): return .height(host.core.chain.entry(hash)?.height)
     case .refill(let number):
       guard var node = embedded else { return .refused("this relay has no embedded node") }
       host.withMempool { node.refill(&$0, with: number) }
@@ -113,6 +114,7 @@ public struct SiteCore: ~Copyable {
     case .malformed(let what): "no block: \(what)"
     case .header(.unknownParent(let parent)):
       "its parent \(parent) is not known here; is the site's node connected and synced?"
+    case .header(.invalidated): "this block, or one below it, was refused before: it breaks a rule of consensus"
     case .header(let why): "its header is refused: \(why)"
     case .size(let count): "\(count) bytes: no size of a block"
     case .noRoom: "eight blocks of more work are in hand"

@@ -20,6 +20,8 @@ public enum SiteRequest: Sendable {
   case passJourneys([UInt8], maker: UInt32, from: LinkID)
   /// What became of blocks; those that are gone are left out.
   case reports([Hash256])
+  /// At which height a header stands, also one whose body was refused since.
+  case height(Hash256)
   /// The embedded node's mempool gets back what it had of its block number so, with other transactions missing.
   case refill(Int)
   /// The embedded node finds a block with the transactions of its block number so.
@@ -30,6 +32,7 @@ public enum SiteReply: Sendable {
   case snapshot(SiteSnapshot)
   case block(Hash256)
   case reports([BlockReport])
+  case height(Int?)
   case done
   case refused(String)
 }

@@ -103,7 +103,11 @@ final class Daemon: Sendable {
             snapshot, engine: handle, measurements: measurements, logLost: sink.lost, eventsDropped: outbox.dropped,
             warnings: warnings)
         },
-        submit: { [mailbox] in BlockFile.explained(mailbox.ask(.submit($0)), $0) },
+        submit: { [mailbox] in
+          BlockFile.explained(mailbox.ask(.submit($0)), $0, on: configuration.relay.network) { hash in
+            if case .height(let height) = mailbox.ask(.height(hash)) { height } else { nil }
+          }
+        },
         metrics: { [measurements] in measurements.metrics() },
         mine: { [mailbox] in mailbox.ask(.mine($0), seconds: 20) },
         refill: { [mailbox] in mailbox.ask(.refill($0), seconds: 20) },

@@ -27,6 +27,8 @@ package final class SiteLog: Sendable {
     package var blocks: [NodeBlock] = []
     package var orders: [Order] = []
     package var mempool = 0
+    /// Of the mempool's store.
+    package var heldBytes = 0
     package var tip = Hash256.zero
     package var height = 0
     package var newTransactions = 0
@@ -172,8 +174,11 @@ package struct SiteCore: DatagramCore, ~Copyable {
     host.confirm(now: now)
     for order in host.log.takeOrders() { carryOut(order, now: now, into: &sink) }
     bridge.tick(host: &host, now: now, into: &sink)
-    let mempool = host.store.counts(.node).transactions
-    host.log.write { $0.mempool = mempool }
+    let (mempool, held) = (host.store.counts(.node).transactions, host.store.heldBytes)
+    host.log.write {
+      $0.mempool = mempool
+      $0.heldBytes = held
+    }
   }
 
   private mutating func carryOut(

@@ -61,13 +61,33 @@ import Testing
   }
 
   /// The next block of a chain of its own on regtest's genesis.
-  private func next(_ chain: inout HeaderChain, extraNonce: UInt64 = 1) throws -> (bytes: [UInt8], hash: String) {
+  private func next(
+    _ chain: inout HeaderChain, extraNonce: UInt64 = 1, transactions: Int = 0, height: Int? = nil
+  ) throws -> (bytes: [UInt8], hash: String) {
     var builder = BlockBuilder(on: chain.tip)
     builder.extraNonce = extraNonce
+    if let height { builder.height = height }
+    for number in 0..<transactions { try builder.append(segwitTransaction(number).span.bytes) }
     let bytes = builder.build()
     let header = try BlockHeader(parsing: bytes.span.bytes)
     try chain.accept(header, now: UInt32(time(nil)))
     return (bytes, "\(header.hash)")
+  }
+
+  /// One input, one output, one witness item of 32 bytes.
+  private func segwitTransaction(_ number: Int) -> [UInt8] {
+    var raw = ByteWriter()
+    raw.append([2, 0, 0, 0, 0, 1, 1] + [UInt8](repeating: 7, count: 32))
+    raw.integer(UInt32(number))
+    raw.append([0, 255, 255, 255, 255, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0x51, 1, 32])
+    raw.append([UInt8](repeating: 9, count: 32) + [0, 0, 0, 0])
+    return raw.bytes
+  }
+
+  private func withHeader(_ header: BlockHeader, _ bytes: [UInt8]) -> [UInt8] {
+    var writer = ByteWriter()
+    header.write(to: &writer)
+    return writer.bytes + bytes.dropFirst(BlockHeader.byteCount)
   }
 
   /// From a file, from standard input and over HTTP, raw and in hexadecimal: it reaches the neighbour.
@@ -106,15 +126,15 @@ import Testing
   @Test func badBlocksAreRefusedWithTheCause() throws {
     let pair = try Pair()
     var chain = HeaderChain(network: .regtest)
-    let (good, hash) = try next(&chain)
+    let (good, hash) = try next(&chain, transactions: 2)
 
     // On regtest every other nonce is good.
-    var weak = good
     var header = try BlockHeader(parsing: good.span.bytes)
     repeat { header.nonce &+= 1 } while header.hasProofOfWork(limit: Network.regtest.powLimit)
-    var writer = ByteWriter()
-    header.write(to: &writer)
-    weak.replaceSubrange(0..<80, with: writer.bytes)
+    let weak = withHeader(header, good)
+    // Work enough for the target that it states; but that is easier than the network allows.
+    header.bits = 0x2100_FFFF
+    let easy = withHeader(header, good)
 
     var other = HeaderChain(network: .regtest)
     _ = try next(&other, extraNonce: 9)
@@ -124,8 +144,25 @@ import Testing
     var damaged = good
     damaged[81] ^= 1
 
+    // All txids are right; one byte of one witness isn't.
+    let parsed = try ParsedBlock(parsing: good.span.bytes)
+    var otherWitness = good
+    otherWitness[parsed.transactions[1].end - 5] ^= 1
+
+    // With an odd number of leaves the last one may stand there twice: the Merkle root stays the same, and so does the
+    // witness commitment.
+    var twice = good
+    twice[BlockHeader.byteCount] += 1
+    twice += good[parsed.transactions[2].offset...]
+
+    // Whole and untampered, and its coinbase states another height.
+    var beside = HeaderChain(network: .regtest)
+    let (wrongHeight, _) = try next(&beside, extraNonce: 4, height: 7)
+
     let cases: [(name: String, bytes: [UInt8], cause: String)] = [
       ("proof of work", weak, "header is refused"), ("parent", orphan, "parent"), ("Merkle root", damaged, "Merkle"),
+      ("target", easy, "header is refused"), ("witness commitment", otherWitness, "witness commitment"),
+      ("transactions twice", twice, "CVE-2012-2459"), ("height", wrongHeight, "rule of consensus"),
       ("truncated", Array(good.dropLast(5)), "no block"),
     ]
     for (name, bytes, cause) in cases {
@@ -137,7 +174,7 @@ import Testing
       #expect(answer.hasPrefix("HTTP/1.1 422") && answer.contains(cause), "\(name): \(answer)")
     }
     #expect(pair.bob.blocks.isEmpty && pair.alice.blocks.isEmpty)
-    // The damaged body has said nothing about the hash.
+    // The damaged bodies have said nothing about the hash.
     #expect(pair.post(good).hasPrefix("HTTP/1.1 200"))
     #expect(eventually { pair.bob.blocks.contains(hash) }, "\(pair.alice.log)")
   }

