@@ -128,7 +128,7 @@ let package = Package(
     bench(
       "propagation", ["CNamespace", "Bitcoin", "Ground", "RegtestNode"], exclude: ["CNamespace", "README.md"]),
     bench("bridge", ["BridgeSite", "Bitcoin", "Ground", "NodeBridge", "RegtestNode"]),
-    bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks"]),
+    bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks", "CKernels"]),
     bench("relay", ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium"]),
     bench("session", ["Session", "Wire", "Ground", "CLibsodium"]),
     bench("soak", ["Session", "Ground", "RealBlocks"]),

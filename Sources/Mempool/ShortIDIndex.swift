@@ -44,7 +44,7 @@ public struct ShortIDIndex: ~Copyable {
   let cellMask: Int
   var generations: [Generation] = []
   private var uses: UInt64 = 0
-  let kernel = lp_siphash_best()
+  var kernel = lp_siphash_best()
 
   /// `bits` below 40 make collisions for tests. `multiplier`, odd and private, scatters ids: a member of the overlay
   /// knows the key and could grind ids that meet in one run of cells.

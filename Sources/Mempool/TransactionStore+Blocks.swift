@@ -66,10 +66,16 @@ extension TransactionStore {
   public mutating func beginReconciliation() {
     reconciliation.current &+= 1
     reconciliation.cursor = 0
+    reconciliation.listed = Reconciliation.none
+    reconciliation.isListing = true
   }
 
   /// The node's list has this id. False when the store lacks the transaction: fetch it. One that was on the side, or
   /// waited for parents, counts as the node's from now on.
+  ///
+  /// Nodes list by depth (transactions without unconfirmed parents first), and those of one depth by feerate, the best
+  /// first. So the order of these calls, between `beginReconciliation` and `sweep`, says which are likely in the next
+  /// block where fees are unknown.
   public mutating func listed(wtxid: Hash256) -> Bool {
     guard let slot = slot(wtxid: wtxid) else { return false }
     noteListed(slot)
@@ -95,11 +101,29 @@ extension TransactionStore {
     } else {
       entries[Int(slot)].mark = reconciliation.current
     }
+    if reconciliation.isListing { rank(slot) }
+  }
+
+  /// The next of its depth in the node's list.
+  private mutating func rank(_ slot: UInt32) {
+    let index = Int(slot)
+    guard isLive(slot), entries[index].kind == TransactionClass.node.rawValue, entries[index].fee == .max else {
+      return
+    }
+    let depth = Int(entries[index].depth)
+    let band = FeerateBand.band(rank: reconciliation.listed[depth])
+    reconciliation.listed[depth] += 1
+    if band != Int(entries[index].queue) {
+      removeFromQueue(slot)
+      appendToQueue(slot, band)
+    }
+    if depth > 0 && band >= FeerateBand.band(rank: Reconciliation.liftedRanks - 1) { liftAncestors(of: slot, to: band) }
   }
 
   /// Goes on sweeping: looks at `budget` slots (some 2 ns each) and moves to the side what the node had before
   /// `beginReconciliation` and did not list. Entries added since count as listed.
   public mutating func sweep(budget: Int = .max) -> (demoted: Int, isDone: Bool) {
+    reconciliation.isListing = false
     var demoted = 0
     let end = budget < highWater - reconciliation.cursor ? reconciliation.cursor + budget : highWater
     for index in reconciliation.cursor..<Swift.max(end, reconciliation.cursor) {
@@ -120,4 +144,13 @@ struct Reconciliation {
   var current: UInt32 = 0
   /// The next slot to sweep.
   var cursor = 0
+  /// The list is being told: from `beginReconciliation` to `sweep`.
+  var isListing = false
+  /// Deeper ones count as this deep: a node allows 25 by default, and hardly any lie deeper than three.
+  static let depthMax = 7
+  static let none = [Int](repeating: 0, count: depthMax + 1)
+  /// Ancestors of those listed among the first so many of their depth are lifted to their band.
+  static let liftedRanks = 8_192
+  /// How many of each depth were listed.
+  var listed = none
 }

@@ -38,6 +38,7 @@ extension TransactionStore {
     case .node:
       appendToQueue(slot, FeerateBand.band(fee: entries[index].fee, weight: entries[index].weight))
       noteSpends(slot)
+      noteAncestors(slot)
     case .side: appendToQueue(slot, FeerateBand.count)
     case .orphan: appendToQueue(slot, FeerateBand.count + 1)
     }
@@ -73,6 +74,49 @@ extension TransactionStore {
     queues[Int(entries[Int(slot)].queue)].remove(at: entries[Int(slot)].position) { slot, position in
       entries[Int(slot)].position = position
     }
+  }
+
+  // MARK: Ancestors
+
+  /// Inputs looked at to find one entry's ancestors: chains can be as long and broad as a hostile sender likes.
+  static let ancestorInputsMax = 100
+
+  /// How deep a new entry of class `node` lies; what it spends from is as likely to be in the next block as it is
+  /// itself, because a miner takes parents along with a child that pays for them.
+  private mutating func noteAncestors(_ slot: UInt32) {
+    let index = Int(slot)
+    var depth: UInt8 = 0
+    var walk = Outpoints(UnsafeRawPointer(arena.pointer(entries[index].location)))
+    while let offset = walk.next() {
+      guard let parent = parentAtNode(walk.outpoint(at: offset).txid) else { continue }
+      depth = max(depth, min(entries[Int(parent)].depth + 1, UInt8(Reconciliation.depthMax)))
+    }
+    entries[index].depth = depth
+    if depth > 0 { liftAncestors(of: slot, to: Int(entries[index].queue)) }
+  }
+
+  mutating func liftAncestors(of slot: UInt32, to band: Int) {
+    var budget = TransactionStore.ancestorInputsMax
+    lift(slot, to: band, &budget)
+  }
+
+  /// Moves ancestors of unknown fee up to a band; those that are there have theirs there.
+  private mutating func lift(_ slot: UInt32, to band: Int, _ budget: inout Int) {
+    var walk = Outpoints(UnsafeRawPointer(arena.pointer(entries[Int(slot)].location)))
+    while budget > 0, let offset = walk.next() {
+      budget -= 1
+      guard let parent = parentAtNode(walk.outpoint(at: offset).txid), entries[Int(parent)].fee == .max,
+        Int(entries[Int(parent)].queue) < band
+      else { continue }
+      removeFromQueue(parent)
+      appendToQueue(parent, band)
+      lift(parent, to: band, &budget)
+    }
+  }
+
+  private func parentAtNode(_ txid: Hash256) -> UInt32? {
+    guard let parent = slot(txid: txid), entries[Int(parent)].kind == TransactionClass.node.rawValue else { return nil }
+    return parent
   }
 
   // MARK: Spent outpoints

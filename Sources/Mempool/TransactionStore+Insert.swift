@@ -111,7 +111,7 @@ extension TransactionStore {
     entries[index] = Entry(
       location: location, weight: UInt32(clamping: layout.weight), inputCount: UInt32(layout.inputCount),
       outputCount: UInt32(layout.outputCount), generation: entries[index].generation &+ 1, position: 0, mark: 0,
-      kind: TransactionClass.side.rawValue, queue: 0, fee: fee)
+      kind: TransactionClass.side.rawValue, queue: 0, depth: 0, fee: fee)
     byWtxid.insert(slot + 1, hash: key.hash(wtxid))
     byTxid.insert(slot + 1, hash: key.hash(txid))
     shortIDs.insert(slot, wtxid: wtxid)

@@ -8,6 +8,9 @@ extension TransactionStore {
   /// While matching: two entries fit.
   private static let ambiguous = UInt32.max - 1
 
+  /// Another SipHash kernel than this CPU's best, so that benches see what lesser machines need.
+  package mutating func use(_ kernel: lp_siphash_kernel) { shortIDs.kernel = kernel }
+
   // MARK: Overlay short ids
 
   /// The index is wanted for this key: call it when the tip changes. It replaces the key asked for longest ago; at once

@@ -30,6 +30,8 @@ public struct TransactionStore: ~Copyable {
     var mark: UInt32
     var kind: UInt8
     var queue: UInt8
+    /// Ancestors above it when it became the node's, the longest line of them, up to `Reconciliation.depthMax`.
+    var depth: UInt8
     /// In satoshi; `.max` when not known.
     var fee: UInt64
   }
@@ -262,10 +264,15 @@ public struct TransactionStore: ~Copyable {
 }
 
 /// Feerates in bands of a factor of √2 from 0.1 sat/vB up. Fees aren't announced between peers; an entry whose fee is
-/// unknown goes to the middle, at about 10 sat/vB.
+/// unknown goes to the middle, at about 10 sat/vB, while it is new, and then to one of the bands below by its place in
+/// the node's list.
 enum FeerateBand {
   static let count = 48
   static let unknown = 14
+
+  /// The band of an entry of unknown fee that so many of its depth were listed before: 1,024 in the first, and each
+  /// further one as many as all before it.
+  static func band(rank: Int) -> Int { Swift.max(1, unknown - 1 - (Int.bitWidth - (rank >> 10).leadingZeroBitCount)) }
 
   static func band(fee: UInt64, weight: UInt32) -> Int {
     if fee == .max { return unknown }

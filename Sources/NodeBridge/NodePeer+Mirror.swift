@@ -6,6 +6,8 @@ import Mempool
 extension NodePeer {
   /// Transactions asked for in one `getdata`.
   static let batch = 500
+  /// From so many transactions on that a listing brought, it is repeated to learn their order.
+  static let ranksFrom = 2_000
   /// A mempool that was empty is listed again after this at the latest.
   static let emptyListingInterval = Interval.seconds(60)
   /// An unanswered request is given up after this; the next listing asks again.
@@ -93,6 +95,11 @@ extension NodePeer {
       host.note(.misbehaved(node: index, "tx: \(error)"))
     }
     if requested.count < NodePeer.requestsMax / 2 { askTransactions(now: now, &sink) }
+    // Some of the last may never come.
+    if ranksSoon && waiting.isEmpty && requested.count < NodePeer.batch {
+      ranksSoon = false
+      nextReconciliation = min(nextReconciliation, now + .seconds(1))
+    }
   }
 
   mutating func receivedNotFound(_ items: [InventoryItem], now: Instant, _ sink: inout some StreamSink & ~Copyable) {
@@ -109,6 +116,7 @@ extension NodePeer {
   mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant)
   {
     mempoolListed = true
+    ranksSoon = index == 0 && waiting.count - waitingStart + requested.count > NodePeer.ranksFrom
     let listedNothing = listedCount == 0
     nextReconciliation = now + (listedNothing ? min(interval, NodePeer.emptyListingInterval) : interval)
     // Without the permission a `noban` peer is not hung up on: the node says nothing, as if its mempool were empty. It is

@@ -106,6 +106,25 @@ struct NaiveStore {
     let entry = entries[wtxid]!
     entries[wtxid]!.band = kind == .node ? NaiveStore.band(entry.fee, entry.transaction.weight) : 0
     if kind != .orphan { entries[wtxid]!.missing = [] }
+    if kind == .node {
+      var budget = 100
+      lift(entry.transaction, to: entries[wtxid]!.band, &budget)
+    }
+  }
+
+  /// What a transaction of the node spends from is as likely as it is.
+  mutating func lift(_ transaction: TestTransaction, to band: Int, _ budget: inout Int) {
+    for input in transaction.inputs where budget > 0 {
+      budget -= 1
+      guard
+        let parent = entries.values.first(where: { $0.kind == .node && $0.transaction.txid == input.txid }),
+        parent.fee == nil, parent.band < band
+      else { continue }
+      clock += 1
+      entries[parent.transaction.wtxid]!.band = band
+      entries[parent.transaction.wtxid]!.order = clock
+      lift(parent.transaction, to: band, &budget)
+    }
   }
 
   mutating func enforce(_ kind: TransactionClass) {
@@ -237,6 +256,12 @@ struct NaiveStore {
       enter(wtxid, .node)
       enforce(.node)
       parentArrived(own.transaction.txid)
+    }
+    // Without a fee, the place in the list counts: the worlds here are smaller than the first band of 1,024.
+    if let entry = entries[wtxid], entry.kind == .node, entry.fee == nil, entry.band != 13 {
+      clock += 1
+      entries[wtxid]!.band = 13
+      entries[wtxid]!.order = clock
     }
   }
 }
