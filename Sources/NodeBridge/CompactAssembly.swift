@@ -29,6 +29,11 @@ struct CompactAssembly {
   /// Known, but not hashed: what the compact block brought.
   private var unhashed: [Int] = []
 
+  var heldBytes: Int {
+    bytes.capacity + layouts.capacity * MemoryLayout<TransactionLayout?>.stride
+      + (txids.capacity + wtxids.capacity) * MemoryLayout<Hash256>.stride + unhashed.capacity * MemoryLayout<Int>.stride
+  }
+
   static func build(
     _ compact: CompactBlock, _ payload: RawSpan, version: CompactBlockVersion, into pending: inout PendingBlock,
     spare: inout SpareBlock, host: inout some BridgeHost & ~Copyable
@@ -184,6 +189,8 @@ struct SpareBlock {
   private static let slice = 256 << 10
 
   private var bytes: [UInt8] = []
+
+  var heldBytes: Int { bytes.capacity }
 
   /// Touches a slice more; some 60 µs while there is something left to do.
   mutating func refill() {

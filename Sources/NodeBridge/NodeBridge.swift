@@ -140,6 +140,12 @@ public struct NodeBridge: ~Copyable {
     }
   }
 
+  /// Bytes kept for connections: messages in arrival, blocks that are not whole, requests, the next block's memory. The
+  /// mempool and complete blocks are the host's.
+  public var heldBytes: Int {
+    nodes.reduce(0) { $0 + $1.heldBytes } + inbound.reduce(0) { $0 + ($1?.framing.pending ?? 0) }
+  }
+
   public var inboundCount: Int { inbound.reduce(0) { $0 + ($1 == nil ? 0 : 1) } }
 
   private func nodeIndex(_ stream: StreamID) -> Int? {

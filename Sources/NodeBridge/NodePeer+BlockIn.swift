@@ -15,6 +15,8 @@ struct PendingBlock {
   /// What is known of it, while `missing` is asked for.
   var partial: CompactAssembly?
   var missing: [Int] = []
+
+  var heldBytes: Int { (partial?.heldBytes ?? 0) + missing.count * MemoryLayout<Int>.stride }
 }
 
 extension NodePeer {

@@ -67,6 +67,9 @@ struct NodePeer {
   var waiting: [InventoryItem] = []
   var waitingStart = 0
   var listedCount = 0
+  /// Once what the first listing brought is here, the node is asked to list again: only a list of what the store holds
+  /// tells it which are likely.
+  var ranksSoon = false
   /// Transactions told between listings, since the last one.
   var learnedCount = 0
   var nextReconciliation = Instant.never
@@ -171,6 +174,12 @@ struct NodePeer {
     nextPing &+= 1
   }
 
+  var heldBytes: Int {
+    framing.pending + spare.heldBytes + pending.reduce(0) { $0 + $1.heldBytes }
+      + waiting.capacity * MemoryLayout<InventoryItem>.stride
+      + requested.capacity * (MemoryLayout<Hash256>.stride + MemoryLayout<Instant>.stride + 1)
+  }
+
   /// The connection is gone: all that belonged to it goes too; what was measured stays.
   mutating func reset(retryAt: Instant) {
     phase = .waiting(until: retryAt)
@@ -192,6 +201,7 @@ struct NodePeer {
     waitingStart = 0
     listedCount = 0
     learnedCount = 0
+    ranksSoon = false
     nextReconciliation = .never
     pending = []
     deliveries = []

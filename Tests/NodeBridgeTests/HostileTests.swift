@@ -13,6 +13,8 @@ struct Wire: DatagramSink, StreamSink, ~Copyable {
   var bytesWritten: [UInt16: Int] = [:]
   /// What `queued` says: nothing, unless a test has it that the other end doesn't read.
   var unsent = 0
+  /// Whether there is room for what is written.
+  var takes = true
 
   mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate) {}
   mutating func remove(_ link: LinkID) {}
@@ -26,6 +28,7 @@ struct Wire: DatagramSink, StreamSink, ~Copyable {
   mutating func connect(_ stream: StreamID, to address: PeerAddress) -> Bool { connected.insert(stream.index).inserted }
   mutating func listen(on address: PeerAddress, backlog: Int) -> Int32 { 0 }
   mutating func write(_ stream: StreamID, count: Int, _ write: (inout MutableRawSpan) -> Void) -> Bool {
+    if !takes { return false }
     var bytes = [UInt8](repeating: 0, count: count)
     bytes.withUnsafeMutableBytes { buffer in
       var span = MutableRawSpan(_unsafeBytes: buffer)
