@@ -12,9 +12,11 @@ struct Options: ParsableCommand, Sendable {
   @Option(help: "Transactions in a block.") var transactions = 2_500
   @Option(help: "Transactions in the near bridge's mirror.") var mirror = 150_000
 
+  @Option(help: ArgumentHelp("Everything is ended after this.", valueName: "seconds")) var limit = 120
+
   func validate() throws {
-    if blocks < 1 || transactions < 1 || mirror < transactions {
-      throw ValidationError("--blocks and --transactions are at least 1, --mirror at least --transactions")
+    if blocks < 1 || transactions < 1 || limit < 1 || mirror < transactions {
+      throw ValidationError("--blocks, --transactions and --limit are at least 1, --mirror at least --transactions")
     }
   }
 }

@@ -15,7 +15,7 @@ import Synchronization
 //
 // The near bridge's mirror holds 150,000 transactions: in one half of the blocks the block's own are spread evenly over
 // them by age, in the other they are the newest.
-//
+
 let options = Options.parseOrExit()
 guard RegtestNode.binary(.core) != nil else {
   print("{\"bench\":\"bridge\",\"skipped\":\"set BITCOIND to a Bitcoin Core bitcoind\"}")
@@ -25,21 +25,25 @@ let (blocks, count, mirror) = (options.blocks, options.transactions, options.mir
 /// Of the transactions made up for the mirror: with 150,000 about 75 MB.
 let fillBytes = 500
 
-/// Whatever ends this, the nodes end with it: by `leave` or, when there is no time for that, by the kernel, because they
-/// were started on the first thread.
-let fleet = Fleet()
-Fleet.leaveOnSignals(fleet)
+// Whatever ends this, the nodes end with it: their processes are `Children`, and the kernel kills them with the thread that
+// starts them, which is the first one.
+let folder = FileManager.default.temporaryDirectory.appending(path: "lightpath-bench-\(UUID().uuidString)")
+Children.keep(folder)
+Children.watch("bridge", limit: options.limit)
 func say(_ text: String) { FileHandle.standardError.write(Data("bridge: \(text)\n".utf8)) }
 @MainActor func leave(_ message: String) -> Never {
-  fleet.end()
+  Children.end()
   Harness.fail("bridge: \(message)")
 }
 do { try run() } catch { leave("\(error)") }
 
 @MainActor func run() throws {
-  let (a, b, c) = (
-    try fleet.start(["net"]), try fleet.start(["bench", "cmpctblock"]), try fleet.start(["bench", "cmpctblock"])
-  )
+  func start(_ debug: [String]) throws -> RegtestNode {
+    let node = try RegtestNode.temporary(.core, debug.map { "-debug=\($0)" }, in: folder, endsWithThread: true)
+    if let pid = node.processID { Children.add(pid) }
+    return node
+  }
+  let (a, b, c) = (try start(["net"]), try start(["bench", "cmpctblock"]), try start(["bench", "cmpctblock"]))
   let nodes = [a, b, c]
   say("making \(count) coins")
   var coins = try a.makeCoins(count)
@@ -171,7 +175,7 @@ do { try run() } catch { leave("\(error)") }
   }
   siteA.stop()
   siteB.stop()
-  fleet.end()
+  Children.end()
 
   func report(_ name: String, _ values: [Double]) {
     if !values.isEmpty { Harness.report("bridge", name, Harness.median(values.sorted()), "ms") }

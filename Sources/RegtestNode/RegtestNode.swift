@@ -77,14 +77,15 @@ public final class RegtestNode: @unchecked Sendable {
     return ProcessInfo.processInfo.environment[name].flatMap { $0.isEmpty ? nil : $0 }
   }
 
-  /// Starts that one in a temporary folder, on ports that are free.
+  /// Starts that one in a new folder, by default among the temporary ones, on ports that are free.
   public static func temporary(
-    _ kind: Kind, _ extra: [String] = [], endsWithThread: Bool = false
+    _ kind: Kind, _ extra: [String] = [], in folder: URL = FileManager.default.temporaryDirectory,
+    endsWithThread: Bool = false
   ) throws -> RegtestNode {
     guard let binary = binary(kind) else { throw Failure.cannotStart("the environment names none") }
     return try RegtestNode(
       binary: binary, kind: kind,
-      folder: FileManager.default.temporaryDirectory.appending(path: "lightpath-node-\(UUID().uuidString)"),
+      folder: folder.appending(path: "lightpath-node-\(UUID().uuidString)"),
       p2pPort: freePort(), rpcPort: freePort(), extraArguments: extra, endsWithThread: endsWithThread)
   }
 
@@ -165,6 +166,8 @@ public final class RegtestNode: @unchecked Sendable {
     try? FileManager.default.removeItem(at: folder)
   }
 
+  /// nil before its first start.
+  public var processID: Int32? { process?.processIdentifier }
   public var isRunning: Bool { process?.isRunning ?? false }
 
   private func tail(of file: URL) -> String {
