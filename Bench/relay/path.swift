@@ -5,6 +5,7 @@ import Harness
 import RealBlocks
 import Relay
 import Session
+import UringSupport
 
 /// A block of the bench, parsed and hashed.
 struct BenchBlock {
@@ -63,6 +64,7 @@ func benchOrigin(_ block: BenchBlock) throws {
 /// Cut-through: one packet from the maker, opened and passed on to eight neighbours, against eight raw seals.
 func benchForward(_ block: BenchBlock) throws {
   var forward: [Double] = []
+  var allocations: Int64 = 0
   for run in 0..<10 {
     // 0 makes it, 1 forwards to 2 … 9, who have no other way to it.
     let loop = try Loop(
@@ -79,6 +81,7 @@ func benchForward(_ block: BenchBlock) throws {
     for (index, packet) in packets.prefix(14).enumerated() {
       var bytes = packet.bytes
       let before = loop.sinks[1].count
+      let allocated = thread_allocations()
       let start = Harness.now()
       bytes.withUnsafeMutableBytes { buffer in
         var span = MutableRawSpan(_unsafeBytes: buffer)
@@ -86,7 +89,10 @@ func benchForward(_ block: BenchBlock) throws {
           &span, from: Loop.address(0), arrival: loop.now, now: loop.now, into: &loop.sinks[1])
       }
       let end = Harness.now()
-      if index > 1 && loop.sinks[1].count == before + 8 { forward.append((end - start).milliseconds * 1_000) }
+      if index > 1 && loop.sinks[1].count == before + 8 {
+        forward.append((end - start).milliseconds * 1_000)
+        allocations += thread_allocations() - allocated
+      }
     }
   }
   guard !forward.isEmpty else { Harness.fail("nothing was forwarded to eight") }
@@ -95,6 +101,7 @@ func benchForward(_ block: BenchBlock) throws {
   Harness.report("relay", "forward8_us", one, "us")
   Harness.report("relay", "raw_seal_us", seal, "us")
   Harness.report("relay", "forward8_ratio", one / (8 * seal), "ratio")
+  Harness.report("relay", "allocations_per_packet", Double(allocations) / Double(forward.count), "allocations")
 }
 
 /// The AEAD that sessions use on this CPU, by itself.

@@ -70,6 +70,27 @@ import Testing
     for block in chain.blocks { #expect(net.holds(1, block)) }
   }
 
+  @Test func whatIsCaughtUpOnIsNotSentToThoseThatHaveIt() throws {
+    let chain = try Regtest(blocks: 3)
+    let net = TestNet([[1, 2], [0, 2], [0, 1, 3], [2]], on: chain)
+    var isCut = true
+    var chunks = [Int](repeating: 0, count: 4)
+    net.filter = { _, from, to, bytes in
+      if from == 2 && bytes.count > 1_000 { chunks[to] += 1 }
+      return isCut && (from >= 2 || to >= 2) ? nil : bytes
+    }
+    net.start()
+    for block in chain.blocks {
+      try net.submit(block)
+      net.run(.seconds(1))
+    }
+    isCut = false
+    #expect(
+      net.run(.seconds(30)) { chain.blocks.allSatisfy { net.isComplete(2, $0.hash) && net.isComplete(3, $0.hash) } })
+    #expect(chunks[0] == 0 && chunks[1] == 0)
+    #expect(chunks[3] > 0, "3 has no other neighbour")
+  }
+
   @Test func tooOldBlocksAreNotTaken() throws {
     let chain = try Regtest(blocks: 6)
     let net = TestNet([[1], [0]], on: chain)

@@ -209,6 +209,19 @@ public struct CatchUp: Sendable {
     }
   }
 
+  /// Links whose peers have a block, as they say: their tip is it, or a descendant.
+  public func holders(of hash: Hash256, chain: borrowing HeaderChain) -> LinkSet {
+    var holders = LinkSet.none
+    guard let height = chain.entry(hash)?.height else { return holders }
+    for i in links.indices where links[i].isUp {
+      guard let status = links[i].status, let tip = chain.entry(Hash256(status.tip)), tip.height >= height else {
+        continue
+      }
+      if chain.lastCommonAncestor(hash, tip.hash)?.hash == hash { holders.insert(LinkID(UInt16(i))) }
+    }
+    return holders
+  }
+
   /// A link whose peer's tip is this block or a descendant; else one whose peer is as high, and may have it beside.
   private func holder(
     of hash: Hash256, not tried: LinkSet, _ now: Instant, _ chain: borrowing HeaderChain

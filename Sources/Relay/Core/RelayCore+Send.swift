@@ -19,6 +19,8 @@ extension RelayCore {
     let block = blocks[slot]
     var peers = upLinks - block.pointee.opened - block.pointee.has
     if !block.pointee.isComplete { peers = peers & ledger.trusted }
+    // What is caught up on others had long ago.
+    if block.pointee.isCatchUp { peers = peers - catchUp.holders(of: block.pointee.hash, chain: chain) }
     let body = block.pointee.object(BlockState.bodySlot)
     while let peer = peers.popFirst() {
       // Who made it, or says that it has it, is owed nothing.
