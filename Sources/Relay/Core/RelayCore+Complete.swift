@@ -41,7 +41,7 @@ extension RelayCore {
     if block.pointee.report.failedChecks > 0 { block.pointee.repair.nextBlame = 0 }
     dropRivals(of: slot, now: now, into: &sink)
     answerBlames(slot, now: now, into: &sink)
-    keepBounds(now: now)
+    keepBounds(but: slot)
     tipCompleted(slot, now: now, into: &sink)
     guard blocks.isPresent(slot) else { return }
     if !blocks[slot].pointee.report.isSubmitted { pump(slot, now: now, into: &sink) }
@@ -201,8 +201,8 @@ extension RelayCore {
     for index in 0..<LinkSet.capacity { links[index].due &= ~(1 << UInt64(slot)) }
   }
 
-  /// Holds the complete blocks to their count and bytes.
-  private mutating func keepBounds(now: Instant) {
+  /// Holds the complete blocks to their count and bytes; `newest` stays, however long ago its first packet came.
+  private mutating func keepBounds(but newest: Int) {
     while true {
       var count = 0
       var bytes = 0
@@ -213,19 +213,21 @@ extension RelayCore {
       if count <= 1 || count <= configuration.limits.blocksKept && bytes <= configuration.limits.blockBytesKept {
         return
       }
-      evictOldestKept(now: now)
+      evictOldestKept(but: newest)
     }
   }
 
-  mutating func evictOldestKept(now: Instant) {
-    for position in (0..<blocks.count).reversed() {
+  /// Gives up the block that has been complete for longest.
+  mutating func evictOldestKept(but newest: Int = -1) {
+    var oldest = -1
+    for position in 0..<blocks.count {
       let slot = blocks.slot(at: position)
-      if blocks[slot].pointee.isComplete {
-        remove(slot)
-        counters.blocksEvicted += 1
-        return
-      }
+      if !blocks[slot].pointee.isComplete || slot == newest { continue }
+      if oldest < 0 || blocks[slot].pointee.report.verified <= blocks[oldest].pointee.report.verified { oldest = slot }
     }
+    if oldest < 0 { return }
+    remove(oldest)
+    counters.blocksEvicted += 1
   }
 
   /// Gives up an incomplete block.

@@ -315,7 +315,7 @@ extension RelayCore {
       }
     }
     if let free = blocks.freeSlot { return free }
-    evictOldestKept(now: now)
+    evictOldestKept()
     return blocks.freeSlot
   }
 
