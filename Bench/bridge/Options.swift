@@ -8,7 +8,7 @@ struct Options: ParsableCommand, Sendable {
       Needs BITCOIND: the path of a Bitcoin Core bitcoind (v30 or newer).
       """)
 
-  @Option(help: "Blocks timed at each of the two receiving nodes.") var blocks = 8
+  @Option(help: "Blocks timed at each of the two receiving nodes.") var blocks = 9
   @Option(help: "Transactions in a block.") var transactions = 2_500
   @Option(help: "Transactions in the near bridge's mirror.") var mirror = 150_000
 

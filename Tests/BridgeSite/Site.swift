@@ -19,6 +19,8 @@ package final class SiteLog: Sendable {
     case reset
     /// Add so many made-up transactions of so many bytes to the mempool.
     case fill(count: Int, bytes: Int)
+    /// As if the node had listed its mempool, these (wtxids) before all others.
+    case list(first: [Hash256])
     /// From now on blocks from the node count as known already, or again don't.
     case ignoreBlocks(Bool)
   }
@@ -27,6 +29,8 @@ package final class SiteLog: Sendable {
     package var blocks: [NodeBlock] = []
     package var orders: [Order] = []
     package var mempool = 0
+    /// Orders to list that were carried out.
+    package var listings = 0
     /// Of the mempool's store.
     package var heldBytes = 0
     package var tip = Hash256.zero
@@ -117,6 +121,20 @@ package struct TestHost: BridgeHost, ~Copyable {
       _ = try? store.insert(raw.bytes.span.bytes, as: .node)
     }
   }
+  package mutating func list(first: [Hash256]) {
+    let known = Set(first)
+    var order = first
+    store.forEachLikely(.node) { slot in
+      let wtxid = store.wtxid(slot)
+      if !known.contains(wtxid) { order.append(wtxid) }
+      return true
+    }
+    store.beginReconciliation()
+    for wtxid in order { _ = store.listed(wtxid: wtxid) }
+    _ = store.sweep()
+    log.write { $0.listings += 1 }
+  }
+
   package mutating func blockFromNode(
     _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
@@ -196,6 +214,7 @@ package struct SiteCore: DatagramCore, ~Copyable {
     case .relay(let block): deliver(block.block, block.bytes, now: now, into: &sink)
     case .reset: host.store = TransactionStore(seed: 7)
     case .fill(let count, let bytes): host.fill(count: count, bytes: bytes)
+    case .list(let first): host.list(first: first)
     case .ignoreBlocks(let ignores): host.ignoresBlocks = ignores
     }
   }
