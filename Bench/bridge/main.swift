@@ -61,7 +61,10 @@ do { try run() } catch { leave("\(error)") }
   func configuration(_ node: RegtestNode) -> NodeConfiguration {
     NodeConfiguration(name: "node", address: PeerAddress("127.0.0.1:\(node.p2pPort)")!)
   }
-  let siteA = try Site(network: .regtest, nodes: [configuration(a)], confirmsAfter: .milliseconds(100))
+  // A list of the node's would sweep out what is only in the mirror.
+  let siteA = try Site(
+    network: .regtest, nodes: [configuration(a)], confirmsAfter: .milliseconds(100),
+    reconciliationInterval: .seconds(36_000))
   let siteB = try Site(network: .regtest, nodes: [configuration(b)], confirmsAfter: .milliseconds(100))
   /// Blocks go on to the far bridge at once, on the near one's thread.
   let isBridged = Flag()

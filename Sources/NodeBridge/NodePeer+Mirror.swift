@@ -8,8 +8,6 @@ extension NodePeer {
   static let batch = 500
   /// From so many transactions on that a listing brought, it is repeated to learn their order.
   static let ranksFrom = 2_000
-  /// A mempool that was empty is listed again after this at the latest.
-  static let emptyListingInterval = Interval.seconds(60)
   /// An unanswered request is given up after this; the next listing asks again.
   static let requestLimit = Interval.seconds(60)
 
@@ -118,7 +116,8 @@ extension NodePeer {
     mempoolListed = true
     ranksSoon = index == 0 && waiting.count - waitingStart + requested.count > NodePeer.ranksFrom
     let listedNothing = listedCount == 0
-    nextReconciliation = now + (listedNothing ? min(interval, NodePeer.emptyListingInterval) : interval)
+    // An empty list is asked for again soon: it may have been withheld.
+    nextReconciliation = now + (listedNothing ? interval / 10 : interval)
     // Without the permission a `noban` peer is not hung up on: the node says nothing, as if its mempool were empty. It is
     // not when the mirror holds what this very connection has told since the last listing.
     if listedNothing && learnedCount > 0 && host.withMempool({ $0.counts(.node).transactions }) > 0 {

@@ -273,11 +273,12 @@ package final class Site {
 
   package init(
     network: Network, nodes: [NodeConfiguration], listen: PeerAddress? = nil, inboundMax: Int = 8,
-    confirmsAfter: Interval = .zero
+    confirmsAfter: Interval = .zero, reconciliationInterval: Interval = .seconds(600)
   ) throws {
     let (log, times) = (log, times)
     let configuration = BridgeConfiguration(
-      network: network, nodes: nodes, listen: listen, inboundMax: inboundMax, nonce: UInt64.random(in: 1...(.max)))
+      network: network, nodes: nodes, listen: listen, inboundMax: inboundMax, nonce: UInt64.random(in: 1...(.max)),
+      reconciliationInterval: reconciliationInterval)
     thread = try EngineThread.start(EngineConfiguration(listen: [PeerAddress("127.0.0.1:0")!])) { _ in
       SiteCore(
         bridge: NodeBridge(configuration),
