@@ -15,23 +15,6 @@ private final class Seeker {
     for link in 0..<links { catchUp.linkUp(LinkID(UInt16(link))) }
   }
 
-  /// A chain of so many blocks on another.
-  static func headers(_ count: Int, on chain: HeaderChain, from parent: Hash256, salt: UInt64 = 0) -> [BlockHeader] {
-    var chain = chain
-    var headers: [BlockHeader] = []
-    var tip = parent
-    for _ in 0..<count {
-      let entry = chain.entry(tip)!
-      var header = BlockHeader(
-        version: 4, previous: tip, merkleRoot: Hash256(w0: salt, w1: 0, w2: 0, w3: 0), time: entry.time + 600,
-        bits: 0x207F_FFFF, nonce: 0)
-      while !header.hasProofOfWork(limit: Network.regtest.powLimit) { header.nonce += 1 }
-      tip = try! chain.accept(header, now: .max - 10_000).entry.hash
-      headers.append(header)
-    }
-    return headers
-  }
-
   func accept(_ headers: [BlockHeader]) {
     for header in headers { _ = try! chain.accept(header, now: .max - 10_000) }
   }
@@ -95,7 +78,7 @@ private final class Seeker {
   /// Its answer held nothing new because another's came first: it stays the one to be asked for blocks.
   @Test func whoWasSlowerIsStillAskedForBlocks() throws {
     let seeker = Seeker(2)
-    let news = Seeker.headers(3, on: seeker.chain, from: seeker.chain.tip.hash)
+    let news = minedHeaders(3, on: seeker.chain, from: seeker.chain.tip.hash)
     seeker.hear(tip: news[2].hash, height: 3, work: 9, on: 0)
     seeker.decide()
     #expect(seeker.asksForHeaders(0))
@@ -117,7 +100,7 @@ private final class Seeker {
   /// Nothing new, and its tip as unknown as before: it leads nowhere, and the other one is asked.
   @Test func whoLeadsNowhereIsLeftForTenSeconds() {
     let seeker = Seeker(2)
-    let news = Seeker.headers(2, on: seeker.chain, from: seeker.chain.tip.hash)
+    let news = minedHeaders(2, on: seeker.chain, from: seeker.chain.tip.hash)
     seeker.accept(news)
     let fake = Hash256(w0: 7, w1: 7, w2: 7, w3: 7)
     seeker.hear(tip: fake, height: 9, work: 100, on: 0)
@@ -145,11 +128,11 @@ private final class Seeker {
   /// the answer is its branch.
   @Test func aTipBesideTheBestBranchIsAskedForAndTold() throws {
     let teller = Seeker(1)
-    let common = Seeker.headers(5, on: teller.chain, from: teller.chain.tip.hash)
+    let common = minedHeaders(5, on: teller.chain, from: teller.chain.tip.hash)
     teller.accept(common)
-    let best = Seeker.headers(2, on: teller.chain, from: common[4].hash, salt: 1)
+    let best = minedHeaders(2, on: teller.chain, from: common[4].hash, salt: 1)
     teller.accept(best)
-    let beside = Seeker.headers(1, on: teller.chain, from: common[4].hash, salt: 2)
+    let beside = minedHeaders(1, on: teller.chain, from: common[4].hash, salt: 2)
     teller.accept(beside)
     #expect(teller.chain.tip.hash == best[1].hash)
     // One that knows the best branch as far as the teller does.
@@ -180,7 +163,7 @@ private final class Seeker {
   /// What fell due before anybody looked is due, not forgotten.
   @Test func whatIsDueAlreadyIsNotSkipped() throws {
     let seeker = Seeker(1)
-    let news = Seeker.headers(4, on: seeker.chain, from: seeker.chain.tip.hash)
+    let news = minedHeaders(4, on: seeker.chain, from: seeker.chain.tip.hash)
     seeker.accept(news)
     seeker.hear(tip: news[3].hash, height: 4, on: 0)
     seeker.decide()
@@ -203,7 +186,7 @@ private final class Seeker {
   /// Silence is asked again, NOBLOCK is not, and a new tip ends the pause.
   @Test func aPauseEndsEarlyForANewTip() throws {
     let seeker = Seeker(1)
-    let news = Seeker.headers(1, on: seeker.chain, from: seeker.chain.tip.hash)
+    let news = minedHeaders(1, on: seeker.chain, from: seeker.chain.tip.hash)
     seeker.accept(news)
     seeker.hear(tip: news[0].hash, height: 1, on: 0)
     seeker.now = .zero + .microseconds(1_000)
@@ -219,7 +202,7 @@ private final class Seeker {
     seeker.catchUp.receive(NoBlockMessage(hash: Bytes32(news[0].hash)), from: LinkID(0), now: seeker.now)
     seeker.decide()
     #expect(seeker.say(0) == nil)
-    let more = Seeker.headers(1, on: seeker.chain, from: news[0].hash)
+    let more = minedHeaders(1, on: seeker.chain, from: news[0].hash)
     seeker.accept(more)
     seeker.hear(tip: more[0].hash, height: 2, on: 0)
     seeker.decide()

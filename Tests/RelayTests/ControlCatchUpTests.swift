@@ -13,15 +13,8 @@ private struct Node {
   var isMute = false
 
   mutating func mine(_ count: Int, salt: UInt64 = 0, on parent: Hash256? = nil) {
-    var tip = parent ?? chain.tip.hash
-    for _ in 0..<count {
-      let entry = chain.entry(tip)!
-      var header = BlockHeader(
-        version: 4, previous: tip, merkleRoot: Hash256(w0: salt, w1: 0, w2: 0, w3: 0), time: entry.time + 600,
-        bits: 0x207F_FFFF, nonce: 0)
-      while !header.hasProofOfWork(limit: Network.regtest.powLimit) { header.nonce += 1 }
-      tip = try! chain.accept(header, now: .max - 10_000).entry.hash
-      blocks.insert(tip)
+    for header in minedHeaders(count, on: chain, from: parent ?? chain.tip.hash, salt: salt) {
+      blocks.insert(try! chain.accept(header, now: .max - 10_000).entry.hash)
     }
   }
 

@@ -66,6 +66,23 @@ struct Regtest {
   }
 }
 
+/// Headers of so many blocks upon one that a regtest chain knows; others for another `salt`.
+func minedHeaders(_ count: Int, on chain: HeaderChain, from parent: Hash256, salt: UInt64 = 0) -> [BlockHeader] {
+  var chain = chain
+  var headers: [BlockHeader] = []
+  var tip = parent
+  for _ in 0..<count {
+    let entry = chain.entry(tip)!
+    var header = BlockHeader(
+      version: 4, previous: tip, merkleRoot: Hash256(w0: salt, w1: 0, w2: 0, w3: 0), time: entry.time + 600,
+      bits: 0x207F_FFFF, nonce: 0)
+    while !header.hasProofOfWork(limit: Network.regtest.powLimit) { header.nonce += 1 }
+    tip = try! chain.accept(header, now: .max - 10_000).entry.hash
+    headers.append(header)
+  }
+  return headers
+}
+
 // MARK: Messages
 
 /// A message's bytes, as `write` lays them out.
