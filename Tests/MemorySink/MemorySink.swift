@@ -4,7 +4,7 @@ import Ground
 public struct MemorySink: DatagramSink, StreamSink, ~Copyable {
   public var addresses: [LinkID: PeerAddress] = [:]
   public var sent: [(PeerAddress, [UInt8])] = []
-  /// Bytes that each link has room for, and those that differ.
+  /// Bytes that each link has room for; and those that have a count of their own, which sending uses up.
   public var room = 1 << 20
   public var rooms: [LinkID: Int] = [:]
   public var connecting: [StreamID: PeerAddress] = [:]
@@ -22,7 +22,10 @@ public struct MemorySink: DatagramSink, StreamSink, ~Copyable {
     on link: LinkID, urgency: Urgency, flow: FlowID, capacity: Int, _ write: (inout MutableRawSpan) -> Int
   ) -> Bool {
     guard let address = addresses[link] else { return false }
-    return reply(to: address, capacity: capacity, write)
+    let before = sent.count
+    let isTaken = reply(to: address, capacity: capacity, write)
+    if sent.count > before { rooms[link]? -= sent[before].1.count }
+    return isTaken
   }
 
   public mutating func reply(

@@ -34,6 +34,22 @@ import Wire
     #expect(sent < least + least / 5 + 60, "\(sent) sent for \(least) needed")
   }
 
+  /// On a narrow link the sketch takes longer than a promise is believed: the body's, made in its packets, is believed all
+  /// the same.
+  @Test func aNarrowLinkNeedsNoRequest() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    net.start()
+    for node in 0..<2 { net.fill(node, block.parsed, block.bytes, missing: 0.01) }
+    net.run(.seconds(4))
+    net.bytesPerMillisecond = 1_250
+    try net.submit(block)
+    #expect(net.run(.seconds(10)) { net.isComplete(1, block.hash) })
+    let report = net.report(1, block)
+    #expect((report.sketchComplete - report.firstPacket).milliseconds > 10)
+    #expect(report.requests == 0)
+  }
+
   /// A promise that is not kept is not counted on: the request takes its place.
   @Test func aBrokenPromiseIsReplaced() throws {
     let block = try TestBlock("702861")

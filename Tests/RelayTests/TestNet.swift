@@ -117,7 +117,6 @@ final class TestNet {
       datagrams[node][to] += 1
       self.bytes[node][to] += bytes.count
       if drainsRoom { sinks[node].room -= bytes.count }
-      sinks[node].rooms[LinkID(UInt16(to))]? -= bytes.count
       guard let bytes = filter(self, node, to, bytes) else { continue }
       if random.chance(loss[node][to]) { continue }
       order += 1
