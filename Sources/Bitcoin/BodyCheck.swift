@@ -69,19 +69,31 @@ public struct BodyCheck: Sendable {
   public private(set) var verdict: BodyVerdict?
 
   private enum Phase: Sendable {
-    case hashing
-    case txids(Merkle.Reduction)
-    case wtxids(Merkle.Reduction, Commitment)
+    case hashing, txids
+    case wtxids(Commitment)
   }
   private var phase = Phase.hashing
+  /// Trees of txids and wtxids, as far as they were worked out before.
+  private var txids: MerkleTree?
+  private var wtxids: MerkleTree?
   private let kernel: SHA256.Kernel
   /// Bytes of plain hashing that the calls so far were worth.
   public private(set) var bytesHashed = 0
 
-  public init(_ block: ParsedBlock, rules: BodyRules, kernel: SHA256.Kernel = .best) {
+  /// - Parameters:
+  ///   - txids: a tree of the block's txids that was begun before, while some were lacking; its leaves are compared with
+  ///     the block's, so that it saves work but can't change the verdict.
+  ///   - wtxids: the same of the wtxids, the coinbase's being zero.
+  public init(
+    _ block: ParsedBlock, rules: BodyRules, txids: MerkleTree? = nil, wtxids: MerkleTree? = nil,
+    kernel: SHA256.Kernel = .best
+  ) {
     self.block = block
     self.rules = rules
     self.kernel = kernel
+    let count = block.transactions.count
+    self.txids = txids?.leafCount == count ? txids : nil
+    self.wtxids = wtxids?.leafCount == count ? wtxids : nil
   }
 
   /// Does about `budget` bytes of hashing; `bytes` are the block that was parsed. Returns the verdict once there is one.
@@ -93,17 +105,19 @@ public struct BodyCheck: Sendable {
       switch phase {
       case .hashing:
         left -= block.hashSome(in: bytes, budget: left, kernel: kernel)
-        if block.isFullyHashed { phase = .txids(Merkle.Reduction(block.txids, kernel: kernel)) }
-      case .txids(var reduction):
-        left -= bytesPerPair * reduction.advance(pairs: max(1, left / bytesPerPair))
-        if reduction.isDone { finishTxids(reduction, bytes) } else { phase = .txids(reduction) }
-      case .wtxids(var reduction, let commitment):
-        left -= bytesPerPair * reduction.advance(pairs: max(1, left / bytesPerPair))
-        if reduction.isDone {
-          let matches = SHA256.double(reduction.root, commitment.nonce, kernel: kernel) == commitment.hash
+        if block.isFullyHashed {
+          if txids == nil { txids = MerkleTree(leafCount: block.txids.count, kernel: kernel) }
+          txids!.set(block.txids)
+          phase = .txids
+        }
+      case .txids:
+        left -= BodyCheck.bytesPerPair * txids!.advance(pairs: max(1, left / BodyCheck.bytesPerPair))
+        if txids!.isDone { finishTxids(txids!, bytes) }
+      case .wtxids(let commitment):
+        left -= BodyCheck.bytesPerPair * wtxids!.advance(pairs: max(1, left / BodyCheck.bytesPerPair))
+        if wtxids!.isDone {
+          let matches = SHA256.double(wtxids!.root, commitment.nonce, kernel: kernel) == commitment.hash
           verdict = matches ? consensusVerdict(bytes) : .mutated(.witnessCommitment)
-        } else {
-          phase = .wtxids(reduction, commitment)
         }
       }
     }
@@ -111,12 +125,12 @@ public struct BodyCheck: Sendable {
   }
 
   /// A Merkle pair's compressions in bytes of plain hashing.
-  private let bytesPerPair = 192
+  public static let bytesPerPair = 192
 
-  private mutating func finishTxids(_ reduction: Merkle.Reduction, _ bytes: RawSpan) {
-    if reduction.root != block.header.merkleRoot {
+  private mutating func finishTxids(_ tree: MerkleTree, _ bytes: RawSpan) {
+    if tree.root != block.header.merkleRoot {
       verdict = .mutated(.merkleRoot)
-    } else if reduction.isMutated {
+    } else if tree.isMutated {
       verdict = .mutated(.duplicatedNodes)
     } else if !(block.transactions.first?.isCoinbase ?? false) {
       let suspicious = block.transactions.contains { $0.strippedByteCount == 64 }
@@ -126,9 +140,10 @@ public struct BodyCheck: Sendable {
         verdict = .mutated(.witnessNonce)
         return
       }
-      var leaves = block.wtxids
-      leaves[0] = .zero
-      phase = .wtxids(Merkle.Reduction(leaves, kernel: kernel), Commitment(hash: place, nonce: nonce))
+      if wtxids == nil { wtxids = MerkleTree(leafCount: block.wtxids.count, kernel: kernel) }
+      wtxids!.set(0, .zero)
+      wtxids!.set(block.wtxids, from: 1)
+      phase = .wtxids(Commitment(hash: place, nonce: nonce))
     } else {
       verdict = block.hasWitness ? .mutated(.unexpectedWitness) : consensusVerdict(bytes)
     }
