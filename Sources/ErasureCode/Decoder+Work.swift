@@ -132,7 +132,7 @@ extension Decoder {
   /// few unknowns, and when what is known seems to stay, since each change of it begins this anew.
   mutating func scaleOne() -> Int? {
     let most = coverage.mostUnknown()
-    guard most <= 128, repairsSinceChange >= 2 else { return nil }
+    guard most <= 256, repairsSinceChange >= 2 else { return nil }
     if !solver.isPlanned { return solver.plan(shape, coverage) }
     for slot in 0..<min(repairsHeld, most) where !solver.isScaled(slot) && applied[slot] == Int32(late.count) {
       return solver.scaleRow(slot, Int(points[slot]), syndromes.base + slot * shape.chunkSize, shape, kernel)
@@ -167,6 +167,7 @@ extension Decoder {
     workDone += work
     workSolved += work
     solved = true
+    wiped = 0
   }
 
   /// Makes transform and list cover the solved bytes too, for the encoder that takes them over.

@@ -13,6 +13,8 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   public let kernel: Kernel
   /// Told bytes in natural order; zero where not told, until solved.
   var data = AlignedBytes()
+  /// So much of `data` is zero still: nothing was told since it was made or wiped.
+  var wiped = 0
   var coverage: Coverage
   var spectrum: Spectrum
   /// Bytes told since the transform was begun.
@@ -68,8 +70,10 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
 
   mutating func prepareMemory() {
     let bytes = shape.paddedByteCount
+    if data.count < bytes { wiped = 0 }
     data.reserve(bytes)
-    data.zero(0..<bytes)
+    data.zero(min(wiped, bytes)..<bytes)
+    wiped = max(wiped, bytes)
     raw.reserve(bytes)
     syndromes.reserve(bytes)
     pointStore.reserve(shape.sourceCount * 4)
@@ -309,6 +313,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   }
 
   mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
+    wiped = 0
     (data.base + range.lowerBound).update(from: bytes, count: range.count)
     coverage.insert(range)
     solver.forget()

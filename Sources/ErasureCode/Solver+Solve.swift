@@ -12,9 +12,11 @@ extension Solver {
     var direct = 0
     for t in touched { direct += Int(t.last - t.first) * count }
     let transformed = shape.strips * ((cosets + 1) * (shape.transformBlocks + shape.points))
-    let byTransform = !shape.isDirect && transformed < direct
+    let grouped = direct < Solver.directMost * shape.strips ? .max : planGroups(shape, count, points)
+    let byTransform = !shape.isDirect && transformed < min(direct, grouped)
+    let byGroups = !byTransform && grouped < direct
     let byConvolution = cosets <= 6 && count * (count + touched.count) > 100_000
-    if byTransform || byConvolution { groupByCoset(shape, count, points) }
+    if byTransform || byConvolution { groupByCoset(bits: shape.bits, count, points) }
     makeTerms(shape, count, points, byConvolution: byConvolution, cosetPower: byTransform ? 2 : 1)
     for i in 0..<count {
       if isScaled(i) {
@@ -28,16 +30,22 @@ extension Solver {
     }
     if byTransform {
       sumByTransforms(shape, kernel, points)
+    } else if byGroups {
+      sumByGroups(shape, kernel, count, points)
     } else {
-      sumDirectly(shape, kernel, count, points)
+      for t in touched.indices { sumDirectly(t, shape, kernel, count, points) }
     }
     writeUnknowns(shape, kernel, coverage, data)
     // The rows have their R in them now.
     forget()
     // Factors by pairs of points cost about a quarter of a block each; then the sum, and two passes over the outputs.
     let factors = byConvolution ? shape.points * 16 : count * (count + touched.count) / 4
-    return work + factors + (byTransform ? transformed : direct) + 2 * shape.strips * touched.count
+    return work + factors + (byTransform ? transformed : byGroups ? grouped : direct)
+      + 2 * shape.strips * touched.count
   }
+
+  /// Multiplications for each strip below which it isn't worth looking for a cheaper way than the direct one.
+  private static let directMost = 2_048
 
   /// No less than the number of cosets that the points lie in; equal when they are in order.
   private func cosetChanges(_ shape: ObjectShape, _ count: Int, _ points: UnsafePointer<UInt32>) -> Int {
@@ -49,12 +57,12 @@ extension Solver {
   }
 
   /// Fills `cosetRows` and `cosetRuns`.
-  private mutating func groupByCoset(_ shape: ObjectShape, _ count: Int, _ points: UnsafePointer<UInt32>) {
-    let bits = UInt32(shape.bits)
+  mutating func groupByCoset(bits: Int, _ count: Int, _ points: UnsafePointer<UInt32>) {
+    let bits = UInt32(bits)
     cosetRuns.removeAll(keepingCapacity: true)
     Self.fill(&cosetRows, 0, count)
-    // At most 1,024 of them: objects that get here have more than 40 chunks.
-    Self.fill(&cosetHead, -1, 65_536 >> shape.bits)
+    // At most 2,048 of them.
+    Self.fill(&cosetHead, -1, 65_536 >> Int(bits))
     Self.fill(&cosetNext, -1, count)
     for i in stride(from: count - 1, through: 0, by: -1) {
       let coset = Int(points[i] >> bits)
@@ -127,21 +135,21 @@ extension Solver {
 
   // MARK: The Cauchy sum
 
-  private mutating func sumDirectly(
-    _ shape: ObjectShape, _ kernel: Kernel, _ count: Int, _ points: UnsafePointer<UInt32>
+  /// Of the touched chunk number `t`.
+  mutating func sumDirectly(
+    _ t: Int, _ shape: ObjectShape, _ kernel: Kernel, _ count: Int, _ points: UnsafePointer<UInt32>
   ) {
-    for (t, entry) in touched.enumerated() {
-      let offset = Int(entry.first) * 64
-      let blocks = Int(entry.last - entry.first)
-      let out = sums.base + t * shape.chunkSize + offset
-      for i in 0..<count {
-        let factor = field.inverse[Int(points[i]) ^ Int(entry.chunk)]
-        let from = scaled.base + i * shape.chunkSize + offset
-        if i == 0 {
-          kernel.ops.pointee.mul(out, from, blocks, factor)
-        } else {
-          kernel.ops.pointee.muladd(out, from, blocks, factor)
-        }
+    let entry = touched[t]
+    let offset = Int(entry.first) * 64
+    let blocks = Int(entry.last - entry.first)
+    let out = sums.base + t * shape.chunkSize + offset
+    for i in 0..<count {
+      let factor = field.inverse[Int(points[i]) ^ Int(entry.chunk)]
+      let from = scaled.base + i * shape.chunkSize + offset
+      if i == 0 {
+        kernel.ops.pointee.mul(out, from, blocks, factor)
+      } else {
+        kernel.ops.pointee.muladd(out, from, blocks, factor)
       }
     }
   }

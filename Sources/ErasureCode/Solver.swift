@@ -53,6 +53,8 @@ struct Solver: ~Copyable {
   var cosetRuns: [CosetRun] = []
   var cosetHead: [Int32] = []
   var cosetNext: [Int32] = []
+  /// Groups of touched chunks whose sums come cheaper by transforms, in order.
+  var chunkGroups: [ChunkGroup] = []
   /// The first segment has so many unknown chunks that their logarithms are summed by convolution.
   private var isBulk = false
 

@@ -63,4 +63,45 @@ import Testing
       #expect(isSame, "seed \(seed)")
     }
   }
+  /// Many neighbouring chunks unknown, as a large transaction leaves them, and single ones elsewhere; repair chunks from
+  /// several runs of indexes. This is where sums go by groups of 32.
+  @Test(arguments: KernelTests.all) func manyNeighbouringChunksUnknown(kernel name: String) throws {
+    let kernel = try #require(Kernel.available.first { $0.name == name })
+    for seed in 0..<UInt64(2) {
+      var random = SeededRandom(seed: 4_711 + seed)
+      let object = random.bytes(1_382_399)
+      var encoder = try Encoder(object, 1_152)
+      var decoder = Decoder(encoder.shape, kernel: kernel)
+      let begin = 40_000 + random.below(900_000)
+      var gaps = [begin..<begin + 60_000 + random.below(200_000)]
+      for _ in 0..<25 {
+        let at = random.below(object.count - 600)
+        if gaps.allSatisfy({ $0.upperBound < at || $0.lowerBound > at + 600 }) {
+          gaps.append(at..<at + 100 + random.below(500))
+        }
+      }
+      gaps.sort { $0.lowerBound < $1.lowerBound }
+      var at = 0
+      for gap in gaps {
+        try decoder.addKnown(at..<gap.lowerBound, of: object)
+        at = gap.upperBound
+      }
+      try decoder.addKnown(at..<object.count, of: object)
+      var run = random.below(1_000)
+      while decoder.needed > 0 {
+        for index in run * 32..<run * 32 + 32 where decoder.needed > 0 && !random.chance(0.05) {
+          try decoder.addRepair(index, try encoder.repair(index))
+          if seed % 2 == 0 { _ = decoder.work() }
+        }
+        run += 1 + random.below(9)
+      }
+      try decoder.finish()
+      let isSame = decoder.array() == object
+      #expect(isSame, "seed \(seed)")
+      // The memory serves another object.
+      decoder.reset(encoder.shape)
+      let zeros = decoder.array().allSatisfy { $0 == 0 }
+      #expect(zeros)
+    }
+  }
 }
