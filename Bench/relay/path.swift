@@ -40,7 +40,7 @@ func benchOrigin(_ block: BenchBlock) throws {
     let start = Harness.now()
     try loop.call(0) { core, sink, now in
       _ = try core.submit(
-        block.bytes.span.bytes, parsed: isRaw ? nil : block.parsed, isChecked: !isRaw, arrival: now, now: now,
+        block.bytes, parsed: isRaw ? nil : block.parsed, isChecked: !isRaw, arrival: now, now: now,
         into: &sink)
     }
     while loop.sinks[0].firstChunk == nil && loop.cores[0].nextDeadline <= loop.now {
@@ -73,7 +73,7 @@ func benchForward(_ block: BenchBlock) throws {
     loop.run(.seconds(3))
     try loop.call(0) { core, sink, now in
       _ = try core.submit(
-        block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
+        block.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
     }
     let packets = loop.queues[1].filter { $0.bytes.count == LoopSink.sketchBytes }
     loop.sinks[1].keeps = false
@@ -139,7 +139,7 @@ func benchVerify(_ block: BenchBlock) throws {
     loop.run(.seconds(3))
     try loop.call(0) { core, sink, now in
       _ = try core.submit(
-        block.bytes.span.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
+        block.bytes, parsed: block.parsed, isChecked: true, arrival: now, now: now, into: &sink)
     }
     loop.work(0)
     let packets = loop.queues[1]

@@ -75,6 +75,20 @@ extension TransactionStore {
     settle(&slotSpan)
   }
 
+  /// Of matches that were made in several calls: positions that share an entry become nil, as they do in one call.
+  /// Returns how many.
+  public func withdrawShared(_ matches: inout [EntryHandle?]) -> Int {
+    var slots = matches.map { $0?.slot ?? TransactionStore.missing }
+    var span = slots.mutableSpan
+    settle(&span)
+    var count = 0
+    for index in matches.indices where matches[index] != nil && slots[index] == TransactionStore.missing {
+      matches[index] = nil
+      count += 1
+    }
+    return count
+  }
+
   // MARK: BIP152
 
   /// Finds the entries that a compact block's short ids (6 bytes, SipHash keyed by the block) name: `slots[i]` becomes a

@@ -57,7 +57,7 @@ public struct RelayNode: SimulatedCore, ~Copyable {
     var isTaken = true
     call(.submit) { core in
       do {
-        try core.submit(block.span.bytes, parsed: parsed, isChecked: true, arrival: now, now: now, into: &sink)
+        try core.submit(block, parsed: parsed, isChecked: true, arrival: now, now: now, into: &sink)
       } catch {
         isTaken = false
       }
@@ -72,7 +72,7 @@ public struct RelayNode: SimulatedCore, ~Copyable {
   ) -> Bool {
     let before = workNanoseconds
     do {
-      try core.submit(block.span.bytes, arrival: now, now: now, into: &sink)
+      try core.submit(block, arrival: now, now: now, into: &sink)
     } catch {
       return false
     }

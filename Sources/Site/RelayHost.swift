@@ -103,7 +103,7 @@ struct RelayHost: BridgeHost, ~Copyable {
     let (hash, arrival) = (block.hash, block.announced)
     do throws(SubmitError) {
       try core.submit(
-        block.bytes.span.bytes, parsed: block.block, isChecked: true, arrival: arrival, now: now, into: &sink)
+        block.bytes, parsed: block.block, isChecked: true, arrival: arrival, now: now, into: &sink)
     } catch { events.append(.notRelayed(hash, "\(error)")) }
     drain()
   }

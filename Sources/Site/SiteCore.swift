@@ -72,7 +72,7 @@ public struct SiteCore: ~Copyable {
     case .snapshot: return .snapshot(snapshot(now: now))
     case .submit(let bytes):
       do throws(SubmitError) {
-        return .block(try host.core.submit(bytes.span.bytes, arrival: now, now: now, into: &sink))
+        return .block(try host.core.submit(bytes, arrival: now, now: now, into: &sink))
       } catch { return .refused(SiteCore.explain(error)) }
     case .links(let wanted):
       links = wanted
@@ -101,7 +101,7 @@ public struct SiteCore: ~Copyable {
         let (bytes, block) = try embedded!.mine(number, on: host.core.chain.tip, network: configuration.relay.network)
         return .block(
           try host.core.submit(
-            bytes.span.bytes, parsed: block, isChecked: true, arrival: now, now: now, into: &sink))
+            bytes, parsed: block, isChecked: true, arrival: now, now: now, into: &sink))
       } catch let error as SubmitError {
         return .refused(SiteCore.explain(error))
       } catch { return .refused("\(error)") }

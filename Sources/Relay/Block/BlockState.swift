@@ -80,16 +80,24 @@ struct BlockState: ~Copyable {
   var missing = SizeClassCounts()
   /// The sizes of its transactions, for budgets; once they are known.
   var profile: BlockProfile?
+  /// A submitted block's bytes until its body's encoder has them.
+  var submitted: [UInt8] = []
   /// A submitted block's structure.
   var parsed: ParsedBlock?
   /// Transactions that its submitter wants inline.
   var explicit: [Int] = []
+  /// Bytes of the sketch that its layout was looked for in.
+  var layoutTried = 0
   /// Transactions of it that the mempool store has been told.
   var learned = 0
   /// A slice of work is due.
   var hasWork = false
-  /// Found here, its sketch going out; neither HAVE nor the body's budgets have been seen to yet.
+  /// Whole and handed over; what makes this relay a source of it is due.
+  var isToServe = false
+  /// Found here, its sketch going out; neither HAVE nor the body has been seen to yet.
   var isFresh = false
+  /// Found here, the first of it going out; how much each neighbour gets is reckoned after that.
+  var isFirstWave = false
 
   init(
     hash: Hash256, headerBytes: HeaderBytes, header: BlockHeader, height: Int, chainWork: UInt256, bodyBytes: Int,

@@ -33,6 +33,13 @@ struct DecoderPool: ~Copyable {
     }
   }
 
+  /// One is missing.
+  var needsRefill: Bool {
+    let hasSmall = small != nil
+    let hasLarge = large != nil
+    return !hasSmall || !hasLarge
+  }
+
   /// Makes what is missing, for objects of up to these sizes. True when it made one; call again when there is time.
   mutating func refill(sketchBytes: Int, bodyBytes: Int) -> Bool {
     if small == nil, let shape = try? ObjectShape(byteCount: sketchBytes, chunkSize: 1_024) {

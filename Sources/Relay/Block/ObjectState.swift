@@ -27,6 +27,8 @@ struct ObjectState: ~Copyable {
   var creator = RelayEvent.noLink
   /// It was put together wrong once.
   var isSuspect = false
+  /// Source chunks that are there without a gap.
+  private var sourcesFromStart = 0
   /// Only this neighbour's chunks go into the decoder.
   var only: LinkID?
   /// Runs handed out, counted from the relay's own starting point.
@@ -44,6 +46,18 @@ struct ObjectState: ~Copyable {
     self.shape = shape
     log = ChunkLog(capacity: 2 * shape.sourceCount + 64)
     self.decoder = consume decoder
+    encoder = nil
+    firstRun = ObjectState.firstRun(shape, ownKey)
+  }
+
+  /// Whole, but its encoder is yet to be made.
+  init(kind: ObjectKind, shape: ObjectShape, ownKey: UInt32) {
+    self.kind = kind
+    sketchID = 0
+    epoch = 0
+    self.shape = shape
+    log = ChunkLog(capacity: 1)
+    decoder = nil
     encoder = nil
     firstRun = ObjectState.firstRun(shape, ownKey)
   }
@@ -80,6 +94,13 @@ struct ObjectState: ~Copyable {
     case .some(let decoder): return decoder.bytes.withUnsafeBytes { $0 }
     case .none: return UnsafeRawBufferPointer(start: nil, count: 0)
     }
+  }
+
+  /// How many bytes are there from the first on, in whole source chunks.
+  mutating func sourceBytesFromStart() -> Int {
+    guard decoder != nil else { return encoder == nil ? 0 : shape.byteCount }
+    while sourcesFromStart < sourceCount && decoder!.isPresent(chunk: sourcesFromStart) { sourcesFromStart += 1 }
+    return sourcesFromStart * shape.chunkSize
   }
 
   /// Source chunk `index` of a whole object, padded, where it lies; valid like `bytes`.

@@ -19,6 +19,8 @@ struct LinkState {
   /// Smoothed, once measured.
   var roundTrip: Interval?
   var generation: UInt32 = 0
+  /// Body chunks that the last block found here was worth to it.
+  var lastBudget: Int32 = 0
   var lastClock: ClockSample?
   /// Of what comes from it, and of what goes to it as its STATUS says.
   var order = OrderMeter()

@@ -71,6 +71,10 @@ extension RelayCore {
     } else {
       useless(block, lane)
     }
+    // Its ids may be looked up before it is whole.
+    if wasUseful && object.pointee.kind == .sketch && block.pointee.stage == .collecting {
+      aheadDue |= 1 << UInt64(slot)
+    }
     progress(slot, objectSlot, from, into: &sink)
   }
 
@@ -126,7 +130,9 @@ extension RelayCore {
       if block.pointee.stage == .collecting { sketchIsWhole(slot, objectSlot, from, into: &sink) }
     case .body:
       if block.pointee.report.lastNeeded == .never {
-        if block.pointee.stage == .gathering && !block.pointee.repair.awaitsList || block.pointee.stage == .collecting {
+        // With what was matched ahead it is not solved before the sketch is whole.
+        let isAlone = block.pointee.stage == .collecting && block.pointee.assembly.matchedCount == 0
+        if block.pointee.stage == .gathering && !block.pointee.repair.awaitsList || isAlone {
           block.pointee.report.lastNeeded = from.arrival
           note(RelayEvent(.lastNeeded, link: from.link, at: from.arrival, block: block.pointee.hash))
         }
@@ -152,6 +158,7 @@ extension RelayCore {
     counters.bytesHashed += UInt64(bytes.byteCount)
     let digest = SHA256.hash(bytes)
     guard UInt32(truncatingIfNeeded: digest.w0) == object.pointee.sketchID else {
+      if block.pointee.assembly.ahead?.object == objectSlot { undoAhead(slot) }
       sketchFailed(slot, objectSlot, from.now, into: &sink)
       return
     }
@@ -160,12 +167,13 @@ extension RelayCore {
       parsed = try Sketch(
         parsing: bytes, transactionCount: block.pointee.transactionCount, bodyByteCount: block.pointee.bodyBytes)
     } catch {
+      if block.pointee.assembly.ahead?.object == objectSlot { undoAhead(slot) }
       sketchFailed(slot, objectSlot, from.now, into: &sink)
       return
     }
     block.pointee.sketchDecoded = objectSlot
     if block.pointee.sketchSent < 0 { block.pointee.sketchSent = objectSlot }
-    block.pointee.assembly.begin(parsed)
+    takeSketch(slot, parsed, objectSlot)
     block.pointee.stage = .matching
     block.pointee.report.sketchComplete = from.now
     note(

@@ -8,14 +8,10 @@ extension RelayCore {
   /// How long a complete block's encoders, logs and lanes are kept for neighbours that haven't said HAVE.
   static let settleAfter = Interval.seconds(30)
 
-  /// Every check has passed: tell the owner and everyone else, and become a source.
+  /// Every check has passed: tell the owner. The block is handed over before this relay does anything else with it, unless
+  /// it was found here: then others come first.
   mutating func complete(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     let block = blocks[slot]
-    let body = block.pointee.object(BlockState.bodySlot)
-    if body.pointee.decoder != nil {
-      let decoder = body.pointee.decoder.take()!
-      body.pointee.encoder = try? Encoder(decoder)
-    }
     block.pointee.stage = .complete
     block.pointee.completeAt = now
     block.pointee.report.isComplete = true
@@ -27,6 +23,24 @@ extension RelayCore {
     done.insert(block.pointee.hash)
     noteReadiness(slot)
     block.pointee.nextAsk = .never
+    tipCompleted(slot, now: now, into: &sink)
+    if block.pointee.report.isSubmitted {
+      becomeSource(slot, now: now, into: &sink)
+    } else {
+      block.pointee.isToServe = true
+      addWork(slot)
+    }
+  }
+
+  /// Tells everyone that the block is whole here, and sends it to those who lack it.
+  mutating func becomeSource(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let block = blocks[slot]
+    block.pointee.isToServe = false
+    let body = block.pointee.object(BlockState.bodySlot)
+    if body.pointee.decoder != nil {
+      let decoder = body.pointee.decoder.take()!
+      body.pointee.encoder = try? Encoder(decoder)
+    }
     // A block found here goes out first: its packets say that it is whole.
     if !block.pointee.report.isSubmitted { sendHaves(slot, now: now, into: &sink) }
     if block.pointee.sketchDecoded < 0 { makeSketch(slot, explicit: []) }
@@ -42,22 +56,54 @@ extension RelayCore {
     dropRivals(of: slot, now: now, into: &sink)
     answerBlames(slot, now: now, into: &sink)
     keepBounds(but: slot)
-    tipCompleted(slot, now: now, into: &sink)
     guard blocks.isPresent(slot) else { return }
     if !blocks[slot].pointee.report.isSubmitted { pump(slot, now: now, into: &sink) }
     addWork(slot)
   }
 
-  /// The first packets of a block found here are on their way: everyone is told that it is whole, and the body's budgets
-  /// are reckoned.
+  /// The sketch of a block found here is on its way: everyone is told that it is whole, and sent what they surely need
+  /// of the body before more is reckoned.
   mutating func announceFresh(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     for position in 0..<blocks.count {
       let slot = blocks.slot(at: position)
       if !blocks[slot].pointee.isFresh { continue }
       blocks[slot].pointee.isFresh = false
       sendHaves(slot, now: now, into: &sink)
-      noteProfile(slot)
+      if !openFirstWave(slot) { endFirstWave(slot) }
     }
+  }
+
+  /// The body's first chunks for each neighbour: a thirty-second of it, which a mempool in step hardly does without, and
+  /// no more than the last block was worth to it. False when somebody is not in step: that takes reckoning.
+  private mutating func openFirstWave(_ slot: Int) -> Bool {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    let all = block.pointee.opened & upLinks
+    var peers = all
+    while let peer = peers.popFirst() {
+      if controller.readiness(of: peer) != .inStep { return false }
+    }
+    let wave = Int32(max(8, body.pointee.sourceCount / 32))
+    peers = all
+    while let peer = peers.popFirst() {
+      let lane = body.pointee.lanes[peer]
+      let isSpare = map.role(for: block.pointee.maker, to: peer) == .spare
+      if isSpare || lane.pointee.isStopped || lane.pointee.asked > 0 { continue }
+      let last = link(peer).pointee.lastBudget
+      lane.pointee.budget = last > 0 ? min(wave, last) : wave
+      link(peer).pointee.due |= 1 << UInt64(slot)
+    }
+    block.pointee.isFirstWave = true
+    addWork(slot)
+    return true
+  }
+
+  /// Now each neighbour's whole budget is reckoned, and the sketch's spare chunks may go.
+  private mutating func endFirstWave(_ slot: Int) {
+    blocks[slot].pointee.isFirstWave = false
+    noteProfile(slot)
+    pumpAgain = pumpAgain | blocks[slot].pointee.opened & upLinks
+    workDue = true
   }
 
   private mutating func sendHaves(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
@@ -125,6 +171,15 @@ extension RelayCore {
   /// Makes the repair chunks that lanes wait for, then what the mempool can learn.
   mutating func encode(_ slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) -> Bool {
     let block = blocks[slot]
+    if block.pointee.isToServe {
+      becomeSource(slot, now: now, into: &sink)
+      return true
+    }
+    if !block.pointee.submitted.isEmpty {
+      takeIn(slot)
+      pump(slot, now: now, into: &sink)
+      return true
+    }
     if block.pointee.repair.nextBlame >= 0 {
       findWrongChunks(slot, now: now, into: &sink)
       return true
@@ -152,6 +207,10 @@ extension RelayCore {
           return true
         }
       }
+    }
+    if block.pointee.isFirstWave {
+      endFirstWave(slot)
+      return true
     }
     return learn(slot)
   }
@@ -247,6 +306,7 @@ extension RelayCore {
     block.pointee.dropAll(&pool)
     clearDue(slot)
     touched &= ~(1 << UInt64(slot))
+    aheadDue &= ~(1 << UInt64(slot))
     blocks.remove(slot)
   }
 }

@@ -51,6 +51,7 @@ extension RelayCore: DatagramCore {
     if nextBackground <= now { runBackground(now: now, into: &sink) }
     if timer <= now { runTimers(now: now, into: &sink) }
     lookAtTouched(now: now, into: &sink)
+    if aheadDue != 0 { addAheadWork() }
     if workDue { runSlice(now: now, into: &sink) }
   }
 
@@ -70,7 +71,8 @@ extension RelayCore: DatagramCore {
   }
 
   public var nextDeadline: Instant {
-    workDue ? .zero : min(min(sessions.nextDeadline, timer), min(nextTick, min(ledger.nextDeadline, nextBackground)))
+    workDue || aheadDue != 0
+      ? .zero : min(min(sessions.nextDeadline, timer), min(nextTick, min(ledger.nextDeadline, nextBackground)))
   }
 }
 

@@ -91,6 +91,7 @@ extension RelayCore {
       lane.pointee.budget = Int32(clamping: max(0, budget.body - Int(lane.pointee.sent)))
       lane.pointee.wantsSource = lane.pointee.wantsSource || budget.source
       lane.pointee.isSpare = budget.isSpare
+      if !budget.isSpare { link(peer).pointee.lastBudget = Int32(clamping: budget.body) }
       if lane.pointee.budget > 0 {
         link(peer).pointee.due |= 1 << UInt64(slot)
         pumpAgain.insert(peer)

@@ -214,12 +214,27 @@ extension RelayCore {
           if !lane.pointee.isDue { continue }
           isDue = true
           if pass == 0 && lane.pointee.asked <= 0 { continue }
+          if step == 0 && waitsForFirstWave(slot, lane) { continue }
           if sendChunk(slot, objectSlot, to: peer, isNewest: position == 1, now: now, into: &sink) { return true }
         }
       }
       if !isDue { state.pointee.due &= ~(1 << UInt64(slot)) }
     }
     return false
+  }
+
+  /// Few receivers lose any of the sketch: what makes up for that goes after the first of the body.
+  @inline(__always)
+  private func waitsForFirstWave(_ slot: Int, _ lane: UnsafeMutablePointer<Lane>) -> Bool {
+    let block = blocks[slot]
+    if !block.pointee.isFresh && !block.pointee.isFirstWave { return false }
+    return lane.pointee.asked <= 0
+      && lane.pointee.sent >= block.pointee.object(block.pointee.sketchSent).pointee.sourceCount
+  }
+
+  /// More than any receiver asks for, whatever it expects to lose.
+  private static func enough(of object: UnsafeMutablePointer<ObjectState>) -> UInt16 {
+    UInt16(clamping: 2 * object.pointee.sourceCount + 64)
   }
 
   private static let sendOrder: InlineArray<4, Int> = [
@@ -314,7 +329,11 @@ extension RelayCore {
     let size = object.pointee.shape.chunkSize
     var flags: ChunkFlags = block.pointee.isComplete ? .whole : []
     if lane.pointee.asked > 0 { flags.insert(.asked) }
-    let more = lane.pointee.moreAfterThis
+    // While budgets aren't reckoned: enough to come. The next packets say how much.
+    let isReckoned = !block.pointee.isFresh && !block.pointee.isFirstWave
+    let more =
+      isReckoned || object.pointee.kind != .body
+      ? lane.pointee.moreAfterThis : RelayCore.enough(of: object)
     let urgency: Urgency = block.pointee.isCatchUp ? .background : isNewest ? .block : .late
     let flow = FlowID(block.pointee.id8 | 1)
     // The packet is written once; for each neighbour only what is about it changes, and the seal reads it from here.
@@ -325,10 +344,8 @@ extension RelayCore {
     let count: Int
     if object.pointee.kind == .sketch {
       let body = block.pointee.object(BlockState.bodySlot)
-      // While the body's budget isn't reckoned: enough to come. The next packets say how much.
       let moreBody =
-        block.pointee.isFresh
-        ? UInt16(clamping: body.pointee.sourceCount) : body.pointee.lanes[peer].pointee.more
+        isReckoned ? body.pointee.lanes[peer].pointee.more : RelayCore.enough(of: body)
       let start = min(block.pointee.report.firstPacket, now)
       let age = UInt32(clamping: (now - start).nanoseconds / 1_000)
       count = SketchMessage.encodedBytes

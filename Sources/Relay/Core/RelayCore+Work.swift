@@ -11,7 +11,7 @@ extension RelayCore {
   static let copySlice = 256 << 10
   static let hashSlice = 192 << 10
   /// The decoder prepares for what is to come when it lacks no more chunks than this.
-  static let preparedMost = 128
+  static let preparedMost = 256
   /// Transactions that one slice adds to the mempool.
   static let learnSlice = 100
 
@@ -27,12 +27,12 @@ extension RelayCore {
       let links = pumpAgain & upLinks
       pumpAgain = .none
       pumpLinks(links, now: now, into: &sink)
-      announceFresh(now: now, into: &sink)
       // What is ready to leave goes before what makes more of it; a block on its way in waits for neither.
       if !pumpAgain.isEmpty && !isPuttingTogether {
         lookAtTouched(now: now, into: &sink)
         return
       }
+      announceFresh(now: now, into: &sink)
     }
     var worked = false
     var position = 0
@@ -58,6 +58,8 @@ extension RelayCore {
       }
     }
     lookAtTouched(now: now, into: &sink)
+    // The background's work comes after the last of the blocks', which isn't the last of all.
+    if worked && (map.needsRecompute || !isIndexReady || decoders.needsRefill) { workDue = true }
     if !worked && map.needsRecompute {
       if !map.recompute() { workDue = true }
       worked = true
@@ -85,7 +87,7 @@ extension RelayCore {
     on slot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
     switch blocks[slot].pointee.stage {
-    case .collecting: return tryWithoutSketch(slot, now: now)
+    case .collecting: return tryWithoutSketch(slot, now: now) || workAhead(slot, now: now)
     case .matching: return match(slot, now: now)
     case .filling: return fillKnown(slot, now: now)
     case .gathering: return gather(slot, now: now)
@@ -101,29 +103,25 @@ extension RelayCore {
   private mutating func tryWithoutSketch(_ slot: Int, now: Instant) -> Bool {
     let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
+    // What was told ahead isn't proved: then the sketch is waited for.
+    if block.pointee.assembly.matchedCount > 0 { return false }
     guard body.pointee.decoder!.needed == 0 else { return false }
+    block.pointee.assembly.reset()
     return solve(slot, now: now)
   }
 
-  /// Looks the sketch's ids up in the mempool. Entries are kept as handles: the owner may change the store between
-  /// slices.
+  /// Looks the sketch's ids up in the mempool, as far as they weren't before it was whole. Entries are kept as handles:
+  /// the owner may change the store between slices.
   private mutating func match(_ slot: Int, now: Instant) -> Bool {
     let block = blocks[slot]
-    let sketch = block.pointee.assembly.sketch!
-    let epoch = block.pointee.object(block.pointee.sketchDecoded).pointee.epoch
-    let key = shortIDKey(parent: block.pointee.header.previous, epoch: epoch)
-    sketch.match(in: store, key: key, into: &matchSlots)
-    counters.idsMatched += UInt64(sketch.transactionCount)
-    for index in 0..<matchSlots.count where matchSlots[index] != TransactionStore.missing {
-      block.pointee.assembly.matches[index] = store.handle(matchSlots[index])
-    }
+    matchRest(slot)
     // Budgets of those who are sent the block through here; who else gets some is reckoned when it is whole.
     if hasForwardees(slot) { noteProfile(slot) }
     // Header, count and what the sketch has inline are known too.
     tellPrefix(slot)
     tellExplicit(slot)
+    block.pointee.report.knownBytes += block.pointee.assembly.matchedBytes
     block.pointee.stage = .filling
-    block.pointee.assembly.next = 0
     return true
   }
 
@@ -161,22 +159,30 @@ extension RelayCore {
   /// Copies matched transactions into their places, a slice at a time.
   private mutating func fillKnown(_ slot: Int, now: Instant) -> Bool {
     let block = blocks[slot]
+    let before = block.pointee.assembly.matchedBytes
+    fill(slot, before: block.pointee.assembly.matches.count, bytes: RelayCore.copySlice)
+    block.pointee.report.knownBytes += block.pointee.assembly.matchedBytes - before
+    if block.pointee.assembly.next < block.pointee.assembly.matches.count { return true }
+    finishFilling(slot, now: now)
+    return true
+  }
+
+  /// Tells the body's decoder matched transactions before `end`, about so many bytes of them.
+  mutating func fill(_ slot: Int, before end: Int, bytes: Int) {
+    let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
     let wholeChunks = configuration.redundancy == .fibreLike
     let ahead = 6
-    let matches = block.pointee.assembly.matches.count
-    var left = RelayCore.copySlice
-    while block.pointee.assembly.next < block.pointee.assembly.matches.count && left > 0 {
+    var left = bytes
+    while block.pointee.assembly.next < end && left > 0 {
       let index = block.pointee.assembly.next
       block.pointee.assembly.next += 1
       // Nothing of it is in the caches: blocks are ten minutes apart.
-      if index + ahead < matches, let later = block.pointee.assembly.matches[index + ahead] {
-        store.prefetch(later)
-      }
+      if index + ahead < end, let later = block.pointee.assembly.matches[index + ahead] { store.prefetch(later) }
       // Told before, perhaps, to a decoder that is gone: only what this one takes is known.
       block.pointee.assembly.layouts[index] = nil
       guard let handle = block.pointee.assembly.matches[index] else { continue }
-      let range = block.pointee.assembly.sketch!.range(index)
+      let range = block.pointee.assembly.range(index)
       guard let entry = store.slot(handle), store.byteCount(entry) == range.count else {
         block.pointee.assembly.matches[index] = nil
         continue
@@ -193,11 +199,8 @@ extension RelayCore {
       block.pointee.assembly.txids[index] = store.txid(entry)
       block.pointee.assembly.wtxids[index] = store.wtxid(entry)
       block.pointee.assembly.matchedCount += 1
-      block.pointee.report.knownBytes += range.count
+      block.pointee.assembly.matchedBytes += range.count
     }
-    if block.pointee.assembly.next < block.pointee.assembly.matches.count { return true }
-    finishFilling(slot, now: now)
-    return true
   }
 
   /// Tells the body's decoder a known range; of FIBRE's kind only the chunks that lie wholly within.
@@ -265,11 +268,27 @@ extension RelayCore {
     let needed = body.pointee.decoder!.needed
     if needed == 0 { return solve(slot, now: now) }
     // While so much is to come, much of what is prepared now would have to be done again.
-    if needed > RelayCore.preparedMost { return false }
+    if needed > RelayCore.preparedMost { return hashAhead(slot) }
     let before = body.pointee.workDone
     let status = body.pointee.decoder!.work()
     counters.workDecoded += UInt64(body.pointee.workDone - before)
-    return status == .more
+    return status == .more || hashAhead(slot)
+  }
+
+  /// Works out what the checks will need of the ids' trees, as far as the matches go; true when there is more to do. A
+  /// match that proves wrong costs its work and no more: the checks compare the leaves.
+  private mutating func hashAhead(_ slot: Int) -> Bool {
+    let block = blocks[slot]
+    let count = block.pointee.assembly.layouts.count
+    if count == 0 || block.pointee.repair.step != .none { return false }
+    guard block.pointee.assembly.txidTree != nil else {
+      block.pointee.assembly.beginTrees()
+      counters.transactionsChecked += UInt64(count)
+      return true
+    }
+    let pairs = block.pointee.assembly.advanceTrees(pairs: RelayCore.hashSlice / BodyCheck.bytesPerPair)
+    counters.bytesHashed += UInt64(pairs * BodyCheck.bytesPerPair)
+    return pairs > 0
   }
 
   private mutating func solve(_ slot: Int, now: Instant) -> Bool {
@@ -299,7 +318,8 @@ extension RelayCore {
         return blocks.isPresent(slot) && blocks[slot].pointee.hasWork
       }
       let rules = configuration.network.bodyRules(height: block.pointee.height)
-      block.pointee.assembly.check = BodyCheck(parsed, rules: rules)
+      let trees = block.pointee.assembly.takeTrees()
+      block.pointee.assembly.check = BodyCheck(parsed, rules: rules, txids: trees.txids, wtxids: trees.wtxids)
       counters.transactionsChecked += UInt64(parsed.transactions.count)
     }
     let before = block.pointee.assembly.check!.bytesHashed
@@ -325,9 +345,10 @@ extension RelayCore {
     return blocks.isPresent(slot) && blocks[slot].pointee.hasWork
   }
 
-  /// The body's bytes, from decoder or encoder.
+  /// The body's bytes, from decoder or encoder, or as they were submitted.
   func withBodyBytes<R>(_ slot: Int, _ body: (RawSpan) -> R) -> R {
-    body(blocks[slot].pointee.object(BlockState.bodySlot).pointee.bytes.bytes)
+    if !blocks[slot].pointee.submitted.isEmpty { return body(blocks[slot].pointee.submitted.span.bytes) }
+    return body(blocks[slot].pointee.object(BlockState.bodySlot).pointee.bytes.bytes)
   }
 
   /// The block's structure with the ids that are known; nil when the bytes are no block of the announced layout.
@@ -347,21 +368,20 @@ extension RelayCore {
       else { return nil }
       var layouts: [TransactionLayout] = []
       layouts.reserveCapacity(sketch.transactionCount)
+      var unhashed: [Int] = []
       for index in 0..<sketch.transactionCount {
         if let layout = block.pointee.assembly.layouts[index] {
           layouts.append(layout)
           continue
         }
+        unhashed.append(index)
         let range = sketch.range(index)
         guard let layout = try? TransactionLayout(parsing: bytes.extracting(range)) else { return nil }
         layouts.append(layout.moved(to: range.lowerBound))
       }
-      var parsed = ParsedBlock(header: block.pointee.header, transactions: layouts, byteCount: bytes.byteCount)
-      for index in 0..<sketch.transactionCount where block.pointee.assembly.layouts[index] != nil {
-        parsed.setHashes(
-          of: index, txid: block.pointee.assembly.txids[index], wtxid: block.pointee.assembly.wtxids[index])
-      }
-      return parsed
+      return ParsedBlock(
+        header: block.pointee.header, transactions: layouts, byteCount: bytes.byteCount,
+        txids: block.pointee.assembly.txids, wtxids: block.pointee.assembly.wtxids, unhashed: unhashed)
     }
   }
 }

@@ -71,6 +71,9 @@ public struct RelayCore: ~Copyable {
   var serial: UInt64 = 0
   /// Blocks (slots) whose need is to be looked at when the batch ends.
   var touched: UInt64 = 0
+  /// Blocks (slots) with more of a sketch than was worked on: begun when nothing has arrived, never between a packet and
+  /// its forwarding.
+  var aheadDue: UInt64 = 0
   /// Slices of long work are due.
   var workDue = false
   /// Neighbours that a pass over the links left with something to send.
@@ -86,6 +89,7 @@ public struct RelayCore: ~Copyable {
   let scratch: UnsafeMutableRawPointer
   static let scratchBytes = 4_096
   var matchSlots: [UInt32] = []
+  var matchIDs: [UInt64] = []
   var decoders = DecoderPool()
 
   public init(_ configuration: RelayConfiguration) {
@@ -165,7 +169,7 @@ public struct RelayCore: ~Copyable {
     guard block.pointee.isComplete else { return nil }
     if block.pointee.isSettled { return body(block.pointee.kept.span.bytes, block.pointee.report) }
     guard block.pointee.has(BlockState.bodySlot) else { return nil }
-    return body(block.pointee.object(BlockState.bodySlot).pointee.bytes.bytes, block.pointee.report)
+    return withBodyBytes(slot) { body($0, block.pointee.report) }
   }
 
   /// How a block came and went; nil when it is not in hand.

@@ -8,45 +8,9 @@ extension Sketch {
   public init(parsing bytes: RawSpan, transactionCount: Int, bodyByteCount: Int) throws(SketchError) {
     var reader = ByteReader(bytes)
     do {
-      let version = try reader.byte("version")
-      if version != SketchFormat.version { throw SketchError.unknownVersion(version) }
-      let count = try reader.compactSize("transaction count")
-      if count != UInt64(clamping: transactionCount) {
-        throw SketchError.transactionCount(sketch: count, announced: transactionCount)
-      }
-      if transactionCount < 1 || transactionCount > SketchFormat.transactionsMax {
-        throw DecodeError(
-          "transaction count", at: 1, .outOfRange(value: count, limit: UInt64(SketchFormat.transactionsMax)))
-      }
-      // Before anything is allocated: as many transactions need a body at least so long, and a sketch.
-      let prefix = BlockHeader.byteCount + compactSizeByteCount(transactionCount)
-      let least = prefix + transactionCount * SketchFormat.transactionBytesMin
-      if bodyByteCount < least || bodyByteCount > SketchFormat.bodyBytesMax {
-        throw SketchError.bodyByteCount(sketch: least, announced: bodyByteCount)
-      }
-      try reader.require(transactionCount, "lengths")
-
-      let positions = try Sketch.explicitPositions(&reader, transactionCount)
-      let dictionary = try Sketch.dictionary(&reader)
-      try reader.require(transactionCount, "lengths")
-      var byteCounts: [UInt32] = []
-      var offsets: [UInt32] = []
-      byteCounts.reserveCapacity(transactionCount)
-      offsets.reserveCapacity(transactionCount + 1)
-      var end = prefix
-      for _ in 0..<transactionCount {
-        let at = reader.offset
-        let length = try Sketch.length(&reader, dictionary)
-        if length > bodyByteCount - end {
-          throw DecodeError(
-            "length", at: at, .outOfRange(value: UInt64(length), limit: UInt64(bodyByteCount - end)))
-        }
-        byteCounts.append(UInt32(length))
-        offsets.append(UInt32(end))
-        end += length
-      }
-      offsets.append(UInt32(end))
-      if end != bodyByteCount { throw SketchError.bodyByteCount(sketch: end, announced: bodyByteCount) }
+      let layout = try SketchLayout(&reader, transactionCount: transactionCount, bodyByteCount: bodyByteCount)
+      let positions = layout.explicit
+      let byteCounts = layout.byteCounts
 
       var shortIDs: [UInt64] = []
       shortIDs.reserveCapacity(transactionCount)
@@ -70,7 +34,8 @@ extension Sketch {
       }
       try reader.end("sketch")
       self.init(
-        bodyByteCount: bodyByteCount, byteCounts: byteCounts, offsets: offsets, shortIDs: shortIDs, explicit: explicit)
+        bodyByteCount: bodyByteCount, byteCounts: byteCounts, offsets: layout.offsets, shortIDs: shortIDs,
+        explicit: explicit)
     } catch let error as DecodeError {
       throw .field(error)
     } catch let error as SketchError {
@@ -78,6 +43,62 @@ extension Sketch {
     } catch {
       fatalError("no other error is thrown above")
     }
+  }
+}
+
+/// The first part of a sketch, up to its ids: which transactions are explicit, and where all of them lie in the body.
+struct SketchLayout {
+  /// Ascending; the coinbase first.
+  let explicit: [Int]
+  let byteCounts: [UInt32]
+  /// Where each transaction begins in the body, and the body's end.
+  let offsets: [UInt32]
+  /// Where the ids begin in the sketch.
+  let idsOffset: Int
+
+  /// Throws `SketchError` or `DecodeError`.
+  init(_ reader: inout ByteReader, transactionCount: Int, bodyByteCount: Int) throws {
+    let version = try reader.byte("version")
+    if version != SketchFormat.version { throw SketchError.unknownVersion(version) }
+    let count = try reader.compactSize("transaction count")
+    if count != UInt64(clamping: transactionCount) {
+      throw SketchError.transactionCount(sketch: count, announced: transactionCount)
+    }
+    if transactionCount < 1 || transactionCount > SketchFormat.transactionsMax {
+      throw DecodeError(
+        "transaction count", at: 1, .outOfRange(value: count, limit: UInt64(SketchFormat.transactionsMax)))
+    }
+    // Before anything is allocated: as many transactions need a body at least so long, and a sketch.
+    let prefix = BlockHeader.byteCount + compactSizeByteCount(transactionCount)
+    let least = prefix + transactionCount * SketchFormat.transactionBytesMin
+    if bodyByteCount < least || bodyByteCount > SketchFormat.bodyBytesMax {
+      throw SketchError.bodyByteCount(sketch: least, announced: bodyByteCount)
+    }
+    try reader.require(transactionCount, "lengths")
+
+    explicit = try SketchLayout.explicitPositions(&reader, transactionCount)
+    let dictionary = try SketchLayout.dictionary(&reader)
+    try reader.require(transactionCount, "lengths")
+    var byteCounts: [UInt32] = []
+    var offsets: [UInt32] = []
+    byteCounts.reserveCapacity(transactionCount)
+    offsets.reserveCapacity(transactionCount + 1)
+    var end = prefix
+    for _ in 0..<transactionCount {
+      let at = reader.offset
+      let length = try SketchLayout.length(&reader, dictionary)
+      if length > bodyByteCount - end {
+        throw DecodeError(
+          "length", at: at, .outOfRange(value: UInt64(length), limit: UInt64(bodyByteCount - end)))
+      }
+      byteCounts.append(UInt32(length))
+      offsets.append(UInt32(end))
+      end += length
+    }
+    offsets.append(UInt32(end))
+    if end != bodyByteCount { throw SketchError.bodyByteCount(sketch: end, announced: bodyByteCount) }
+    (self.byteCounts, self.offsets) = (byteCounts, offsets)
+    idsOffset = reader.offset
   }
 
   /// Count, then differences less one, as BIP152 has them.
