@@ -14,9 +14,16 @@ public struct SimulationReport: Encodable, Sendable {
   public var packetsPerLinkMean: Double
   /// Hexadecimal; two runs with one trace went the same way.
   public var trace: String
+  /// By stage (`first_packet` … `verified`), over the light path; only when asked for.
+  public var stages: [String: Percentiles]?
+
+  /// Milliseconds; null where nothing came so far.
+  public struct Percentiles: Encodable, Sendable {
+    public var p50, p99: Double?
+  }
 
   enum CodingKeys: String, CodingKey {
-    case relays, blocks, completed, trace
+    case relays, blocks, completed, trace, stages
     case overLightMsP50 = "over_light_ms_p50"
     case overLightMsP99 = "over_light_ms_p99"
     case overLightMsMax = "over_light_ms_max"
@@ -25,7 +32,7 @@ public struct SimulationReport: Encodable, Sendable {
     case packetsPerLinkMean = "packets_per_link_mean"
   }
 
-  public init(_ tally: SimulationTally) {
+  public init(_ tally: SimulationTally, withStages: Bool = false) {
     relays = tally.relays
     blocks = tally.blocks
     completed = tally.completed
@@ -36,6 +43,13 @@ public struct SimulationReport: Encodable, Sendable {
     bytesPerLinkMean = tally.bytesPerLink.rounded()
     packetsPerLinkMean = (tally.datagramsPerLink * 10).rounded() / 10
     trace = String(tally.trace, radix: 16)
+    if withStages {
+      stages = [:]
+      for stage in StageTimes.Stage.allCases {
+        stages![stage.rawValue.replacingOccurrences(of: " ", with: "_")] = Percentiles(
+          p50: tally.stages.milliseconds(stage, 0.5), p99: tally.stages.milliseconds(stage, 0.99))
+      }
+    }
   }
 
   /// Every named key is there, null where nothing arrived.
@@ -51,5 +65,6 @@ public struct SimulationReport: Encodable, Sendable {
     try container.encode(bytesPerLinkMean, forKey: .bytesPerLinkMean)
     try container.encode(packetsPerLinkMean, forKey: .packetsPerLinkMean)
     try container.encode(trace, forKey: .trace)
+    try container.encodeIfPresent(stages, forKey: .stages)
   }
 }

@@ -1,7 +1,8 @@
 import Ground
 import Relay
 
-/// When blocks came to each stage at relays that aren't their origin: nanoseconds over the light path.
+/// When blocks came to each stage at relays that aren't their origin: nanoseconds over the light path. What a stage's
+/// call did after it counts for the next, so that `verified` is a little before the block is handed over.
 public struct StageTimes: Sendable {
   public enum Stage: String, CaseIterable, Sendable {
     /// Of the block, in the receiver's kernel.

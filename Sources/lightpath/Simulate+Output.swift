@@ -21,7 +21,7 @@ extension Simulate {
   func printJSON(_ own: SimulationTally, _ fibre: SimulationTally?) throws {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.sortedKeys]
-    let output = Output(own: SimulationReport(own), fibre: fibre.map(SimulationReport.init))
+    let output = Output(own: SimulationReport(own, withStages: stages), fibre: fibre.map { SimulationReport($0) })
     print(String(decoding: try encoder.encode(output), as: UTF8.self))
   }
 
@@ -43,6 +43,17 @@ extension Simulate {
     row("packets per link and block") { number($0.datagramsPerLink, 1) }
     row("UDP payload per link and block") { "\(number($0.bytesPerLink / 1_000, 1)) kB" }
     printRows(rows)
+    if stages {
+      print("")
+      var rows = [["over the light path", "p50", "p99"]]
+      for stage in StageTimes.Stage.allCases {
+        rows.append([
+          stage.rawValue, milliseconds(own.stages.milliseconds(stage, 0.5)),
+          milliseconds(own.stages.milliseconds(stage, 0.99)),
+        ])
+      }
+      printRows(rows)
+    }
     if links {
       print("")
       var rows = [["link", "packets", "kB", "lost"]]

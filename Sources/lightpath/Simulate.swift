@@ -64,6 +64,13 @@ struct Simulate: ParsableCommand {
   @Flag(help: "One JSON object instead of a table.")
   var json = false
 
+  @Flag(
+    help: """
+      Also when blocks came to each stage, over the light path: first packet, gate passed, sketch complete, matched, last \
+      chunk needed, decoded, verified. In JSON under "stages". Not of the baseline.
+      """)
+  var stages = false
+
   @Flag(help: "Also the traffic of every link.")
   var links = false
 
