@@ -133,8 +133,11 @@ extension RelayCore {
         // With what was matched ahead it is not solved before the sketch is whole.
         let isAlone = block.pointee.stage == .collecting && block.pointee.assembly.matchedCount == 0
         if block.pointee.stage == .gathering && !block.pointee.repair.awaitsList || isAlone {
-          block.pointee.report.lastNeeded = from.arrival
-          note(RelayEvent(.lastNeeded, link: from.link, at: from.arrival, block: block.pointee.hash))
+          // It may have waited in the socket while the matches were told.
+          let matched = block.pointee.report.matched
+          let needed = matched == .never ? from.arrival : max(from.arrival, matched)
+          block.pointee.report.lastNeeded = needed
+          note(RelayEvent(.lastNeeded, link: from.link, at: needed, block: block.pointee.hash))
         }
       }
       let isReady = block.pointee.stage == .gathering && !block.pointee.repair.awaitsList
