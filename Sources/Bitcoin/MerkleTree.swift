@@ -65,12 +65,12 @@ public struct MerkleTree: Sendable {
         var gather = unsafe Gather(nodes: nodes.baseAddress, isKnown: isKnown.baseAddress, kernel: kernel)
         while level + 2 < begins.count && spent < limit {
           let count = begins[level + 1] - begins[level]
-          unsafe gather.begin(children: begins[level], count: count, parents: begins[level + 1])
-          spent += unsafe gather.run(from: &next, limit: limit - spent)
+          gather.begin(children: begins[level], count: count, parents: begins[level + 1])
+          spent += gather.run(from: &next, limit: limit - spent)
           if next < (count + 1) / 2 { break }
           (level, next) = (level + 1, 0)
         }
-        unsafe twins = twins || gather.twins
+        twins = twins || gather.twins
       }
     }
     (self.level, self.next, isMutated) = (level, next, twins)
