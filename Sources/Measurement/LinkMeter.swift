@@ -55,6 +55,8 @@ public struct LinkMeter: Sendable {
   }
 
   private var summary = Summary()
+  /// Still to be taken off what was expected.
+  private var withdrawn: UInt64 = 0
   /// Highest sequence number seen, and the 64 before it that were.
   private var highest: UInt64?
   private var seen: UInt64 = 0
@@ -146,7 +148,10 @@ public struct LinkMeter: Sendable {
   }
 
   /// Totals that the session counts itself.
-  public mutating func totals(expected: UInt64, received: UInt64, reordered: UInt64 = 0) {
+  /// - Parameter withdrawn: of `expected`, or of what was before, those that the sender never put on the line. It may
+  ///   say so a while later.
+  public mutating func totals(expected: UInt64, received: UInt64, reordered: UInt64 = 0, withdrawn: UInt64 = 0) {
+    self.withdrawn &+= withdrawn
     summary.expected &+= expected
     summary.received &+= received
     summary.reordered &+= reordered
@@ -161,13 +166,18 @@ public struct LinkMeter: Sendable {
   }
 
   /// The interval so far.
-  public var current: Summary { summary }
-
-  /// The interval so far; the next one begins.
-  public mutating func take() -> Summary {
+  public var current: Summary {
     var result = summary
     // Packets overtaken across the border of intervals would look like negative loss.
     if result.received > result.expected { result.received = result.expected }
+    result.expected -= min(withdrawn, result.expected - result.received)
+    return result
+  }
+
+  /// The interval so far; the next one begins.
+  public mutating func take() -> Summary {
+    let result = current
+    withdrawn -= min(withdrawn, summary.expected - min(summary.received, summary.expected))
     summary = Summary()
     summary.jitter = result.jitter
     return result

@@ -35,7 +35,10 @@ enum Text {
   }
 
   static func fixed(_ value: Double, _ digits: Int) -> String {
-    value.isFinite ? String(format: "%.\(digits)f", value == 0 ? 0 : value) : "–"
+    if !value.isFinite { return "–" }
+    let text = String(format: "%.\(digits)f", value)
+    // Nothing is less than nothing.
+    return text.hasPrefix("-") && !text.contains(where: { ("1"..."9").contains($0) }) ? String(text.dropFirst()) : text
   }
 
   /// Milliseconds with three figures or so.
@@ -96,7 +99,7 @@ struct Plot {
   }
   private func n(_ value: Double) -> String { Text.fixed(value, 1) }
 
-  /// `yUnit` nil: no labels on the y axis.
+  /// `yUnit` nil: no labels on the y axis. `yTitle` stands above the axis.
   mutating func grid(xTitle: String, yTitle: String, yUnit: String?, yTicks: Int) {
     for tick in Axis.ticks(xRange.lowerBound, xRange.upperBound, about: 8) {
       body += "<line class=\"grid\" x1=\"\(n(x(tick)))\" y1=\"\(n(top))\" x2=\"\(n(x(tick)))\" y2=\"\(n(bottom))\"/>"
@@ -112,6 +115,7 @@ struct Plot {
         }
       }
     }
+    if !yTitle.isEmpty { text(0, top - 10, yTitle, anchor: "start", style: "fill:var(--muted)") }
     body += "<line class=\"axis\" x1=\"\(n(left))\" y1=\"\(n(bottom))\" x2=\"\(n(right))\" y2=\"\(n(bottom))\"/>"
     text((left + right) / 2, bottom + 33, xTitle, anchor: "middle", style: "fill:var(--muted)")
   }

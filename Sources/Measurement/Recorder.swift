@@ -104,15 +104,18 @@ public struct Recorder: Sendable {
     peers[link]!.inward.exchange(exchange, clock: bounds, outward: false)
   }
 
-  /// Datagrams since the last call, as the sessions count them.
+  /// Datagrams since the last call, as the sessions count them. Withdrawn ones were sealed, and so counted as sent, but
+  /// dropped by their sender.
   public mutating func traffic(
     _ link: LinkID, sentToPeer: UInt64, openedByPeer: UInt64, sentByPeer: UInt64, opened: UInt64,
-    reorderedByPeer: UInt64 = 0, reordered: UInt64 = 0
+    reorderedByPeer: UInt64 = 0, reordered: UInt64 = 0, withdrawn: UInt64 = 0, withdrawnByPeer: UInt64 = 0
   ) {
     guard peers[link] != nil else { return }
     let (there, here) = (min(reorderedByPeer, openedByPeer), min(reordered, opened))
-    peers[link]!.outward.totals(expected: sentToPeer, received: min(openedByPeer, sentToPeer), reordered: there)
-    peers[link]!.inward.totals(expected: sentByPeer, received: min(opened, sentByPeer), reordered: here)
+    peers[link]!.outward.totals(
+      expected: sentToPeer, received: min(openedByPeer, sentToPeer), reordered: there, withdrawn: withdrawn)
+    peers[link]!.inward.totals(
+      expected: sentByPeer, received: min(opened, sentByPeer), reordered: here, withdrawn: withdrawnByPeer)
     peers[link]!.reorderedOutward &+= there
     peers[link]!.reorderedInward &+= here
   }

@@ -5,7 +5,9 @@ extension ReportPage {
     let placed = report.sites.filter {
       $0.latitude != nil && $0.longitude != nil && abs($0.latitude!) <= 90 && abs($0.longitude!) <= 180
     }
-    if placed.isEmpty { return }
+    // Sites of one town are a dot: no map.
+    let places = placed.map { SitePosition(latitude: $0.latitude!, longitude: $0.longitude!) }
+    guard let first = places.first, places.contains(where: { LightBound.distance(first, $0) > 50_000 }) else { return }
     page.raw("<section><h2>Sites</h2>\n<p>Great circles from \(Markup.escape(report.home)); thicker: more loss. ")
     page.raw("By each site: median time over the light bound ± the clocks’ bound, and blocks that began there.</p>\n")
     // Equirectangular, cut above 75° north and below 57° south, where nobody mines.

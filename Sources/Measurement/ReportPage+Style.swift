@@ -18,6 +18,7 @@ extension ReportPage {
     p.lead{font-size:16px;margin-top:4px}
     p.note{display:inline-block;background:var(--note);color:var(--notefg);border-radius:6px;padding:4px 12px}
     p.none{padding:24px 0}
+    p.aside{margin-top:16px}
     section,footer{margin-top:34px}
     .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:0 40px}
     .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:14px;margin-top:20px}

@@ -43,12 +43,13 @@ extension ReportPage {
       let points = link.series.filter { $0.delay != nil }
       let values = points.map { $0.delay!.value }
       guard let low = values.min(), let high = values.max() else { return svg + "</svg>" }
+      if points.count == 1 { return svg + "<text x=\"0\" y=\"20\">one interval: \(Text.ms(high)) ms</text></svg>" }
       let range = max(high - low, 1)
       func y(_ value: Double) -> Double { height - 1 - (value - low) / range * (height - 4) }
       svg += "<polyline class=\"trace\" points=\""
       svg += points.map { "\(Text.fixed(x($0.atUnix), 1)),\(Text.fixed(y($0.delay!.value), 1))" }.joined(separator: " ")
       svg +=
-        "\"/><text x=\"194\" y=\"8\">\(Text.fixed(high, 1))</text><text x=\"194\" y=\"30\">\(Text.fixed(low, 1))</text>"
+        "\"/><text x=\"194\" y=\"8\">\(Text.ms(high)) ms</text><text x=\"194\" y=\"30\">\(Text.ms(low))</text>"
     }
     return svg + "</svg>"
   }
@@ -63,7 +64,7 @@ extension ReportPage {
       "<th>offset, ms</th><th>drift, ppm</th><th>steps seen</th><th class=\"l\">kernel</th></tr></thead><tbody>\n")
     for clock in report.clocks {
       let offset = clock.offset.map { "\(Text.ms($0.value)) ± \(Text.ms($0.uncertainty))" } ?? "–"
-      let drift = clock.driftLowPPM.map { "\(Text.fixed($0, 1)) to \(Text.fixed(clock.driftHighPPM ?? $0, 1))" } ?? "–"
+      let drift = clock.drift ?? "–"
       let kernel = clock.kernelState.map {
         "\($0), ± \(Text.ms(clock.kernelMaxError ?? 0)) ms at most, \(Text.fixed(clock.kernelFrequencyPPM ?? 0, 1)) ppm corrected"
       }

@@ -21,10 +21,14 @@ public enum ReportPage {
       """)
     header(report, &page)
     tiles(report, &page)
-    page.raw("<div class=\"pair\">\n")
-    arrivals(report, &page)
-    lead(report, &page)
-    page.raw("</div>\n")
+    if report.lead.histogram.isEmpty {
+      arrivals(report, isAlone: true, &page)
+    } else {
+      page.raw("<div class=\"pair\">\n")
+      arrivals(report, isAlone: false, &page)
+      lead(report, &page)
+      page.raw("</div>\n")
+    }
     map(report, &page)
     stages(report, &page)
     if let block = report.block { journey(block, &page) }
@@ -64,6 +68,11 @@ public enum ReportPage {
     let own = receiving.compactMap(\.times?.p50).reduce(0, +)
     tile(
       "First packet to checked block", own > 0 ? Text.ms(own) : "–", "ms", "sum of the stages’ medians, one clock")
+    if report.lead.histogram.isEmpty {
+      overlayTiles(report, tile)
+      page.raw("</section>\n")
+      return
+    }
     tile(
       "Lead over the public network", report.lead.p50.map(Text.ms) ?? "–", "ms",
       report.lead.p10.map { "median; 1 block in 10 under \(Text.ms($0)) ms" } ?? "no public peer watched")
@@ -75,7 +84,22 @@ public enum ReportPage {
     page.raw("</section>\n")
   }
 
-  private static func arrivals(_ report: Report, _ page: inout Markup) {
+  /// What there is to say without a public peer to compare with.
+  private static func overlayTiles(_ report: Report, _ tile: (String, String, String, String) -> Void) {
+    let receivers = report.sites.filter { $0.blocks > $0.originated }
+    let matched = receivers.compactMap(\.matchedPercent).sorted()
+    tile(
+      "In the mempools already", matched.isEmpty ? "–" : Text.fixed(matched[matched.count / 2], 1), "%",
+      "of a block’s bytes; median of the sites’ medians")
+    let arrivals = receivers.reduce(0) { $0 + $1.blocks - $1.originated }
+    let rounds = receivers.reduce(0.0) { $0 + ($1.extraRoundsPercent ?? 0) * Double($1.blocks - $1.originated) }
+    tile(
+      "Without asking for more", arrivals == 0 ? "–" : Text.fixed(100 - rounds / Double(arrivals), 0), "%",
+      "of \(Text.count(arrivals)) arrivals needed no further round trip")
+  }
+
+  /// - Parameter isAlone: no lead stands beside it: the table does.
+  private static func arrivals(_ report: Report, isAlone: Bool, _ page: inout Markup) {
     page.raw(
       "<section><h2>How late after light?</h2>\n<p>Blocks (percent) that a site had, complete and checked, within ")
     page.raw("so many milliseconds beyond the time light needs from the origin through straight fibre.</p>\n")
@@ -86,14 +110,16 @@ public enum ReportPage {
     }
     let highs = sites.map { $0.element.overLightPercentiles[97] }
     var plot = Plot(
-      width: 560, height: 300, left: 44, right: 12, top: 12, bottom: 40,
+      width: 560, height: 308, left: 44, right: 12, top: 24, bottom: 40,
       x: min(0, sites.map { $0.element.overLightPercentiles[0] }.min()!)...max(highs.max()! * 1.05, 1), y: 0...100)
-    plot.grid(xTitle: "ms over the light bound", yTitle: "", yUnit: " %", yTicks: 4)
+    plot.grid(xTitle: "ms over the light bound", yTitle: "blocks that were there, %", yUnit: " %", yTicks: 4)
     for (index, site) in sites {
       let points = site.overLightPercentiles.enumerated().map { ($0.element, Double($0.offset + 1)) }
       plot.line([(points[0].0, 0)] + points, style: "stroke:var(--c\(index % 8))", title: site.name)
     }
+    if isAlone { page.raw("<div class=\"pair\"><div>\n") }
     page.raw(plot.svg("Cumulative distribution of arrival times by site"))
+    if isAlone { page.raw("</div><div>\n") }
     page.raw(
       "<table class=\"key\"><thead><tr><th>site</th><th>median</th><th>99 %</th><th>± clocks</th></tr></thead><tbody>\n"
     )
@@ -103,7 +129,13 @@ public enum ReportPage {
         "<tr><td><i style=\"background:var(--c\(index % 8))\"></i>\(Markup.escape(site.name))</td><td>\(Text.ms(spread.p50.value))</td>"
           + "<td>\(Text.ms(spread.p99.value))</td><td>\(Text.ms(spread.p50.uncertainty))</td></tr>\n")
     }
-    page.raw("</tbody></table></section>\n")
+    page.raw("</tbody></table>")
+    if isAlone {
+      page.raw(
+        "<p class=\"aside\">How far ahead of plain P2P that is shows where the topology names public peers to watch ")
+      page.raw("(<code>[[relay.watch]]</code>), once one of them has announced a block.</p></div></div>\n")
+    }
+    page.raw("</section>\n")
   }
 
   private static func lead(_ report: Report, _ page: inout Markup) {
@@ -111,15 +143,11 @@ public enum ReportPage {
     page.raw("<section><h2>How far ahead of plain P2P?</h2>\n<p>First announcement by a watched public peer less the ")
     page.raw(
       "moment at which \(Markup.escape(report.home)) had the block checked. One clock: no uncertainty enters.</p>\n")
-    if lead.histogram.isEmpty {
-      page.raw("<p class=\"none\">No public peer is watched, or none announced a block.</p></section>\n")
-      return
-    }
     let end = lead.histogramFrom + lead.histogramStep * Double(lead.histogram.count)
     var plot = Plot(
-      width: 560, height: 300, left: 44, right: 12, top: 12, bottom: 40, x: min(lead.histogramFrom, 0)...max(end, 0),
+      width: 560, height: 308, left: 44, right: 12, top: 24, bottom: 40, x: min(lead.histogramFrom, 0)...max(end, 0),
       y: 0...Double(lead.histogram.max()!) * 1.08)
-    plot.grid(xTitle: "ms ahead (left of 0: the public network was first)", yTitle: "", yUnit: "", yTicks: 4)
+    plot.grid(xTitle: "ms ahead (left of 0: the public network was first)", yTitle: "blocks", yUnit: "", yTicks: 4)
     for (index, count) in lead.histogram.enumerated() where count > 0 {
       let from = lead.histogramFrom + Double(index) * lead.histogramStep
       plot.bar(

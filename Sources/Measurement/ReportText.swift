@@ -137,7 +137,7 @@ extension Report {
       for clock in clocks {
         rows.append([
           tame(clock.site) + via(clock.via), figure(clock.offset),
-          clock.driftLowPPM.map { "\(Text.fixed($0, 1)) to \(Text.fixed(clock.driftHighPPM ?? $0, 1))" } ?? "–",
+          clock.drift ?? "–",
           String(clock.steps), clock.kernelState.map { "\($0), ± \(Text.ms(clock.kernelMaxError ?? 0)) ms" } ?? "–",
         ])
       }
@@ -187,5 +187,14 @@ extension Report {
           return column == 0 ? text + pad : pad + text
         }.joined(separator: "  ")
     }
+  }
+}
+
+extension Report.Clock {
+  /// In words; the limits of what any clock may do mean that nothing narrower is proved yet.
+  var drift: String? {
+    guard let low = driftLowPPM, let high = driftHighPPM else { return nil }
+    if low <= -200 && high >= 200 { return "not known yet" }
+    return "\(Text.fixed(low, 1)) to \(Text.fixed(high, 1))"
   }
 }

@@ -52,7 +52,8 @@ struct RelayHost: BridgeHost, ~Copyable {
               ClockNotice(
                 link: event.link, sample: sample, generation: session.generation, opened: session.opened,
                 highestCounter: session.highestCounter, reordered: status.reorderedFrom,
-                peerReordered: status.reorderedTo)))
+                peerReordered: status.reorderedTo, withdrawn: status.withdrawnTo,
+                peerWithdrawn: status.withdrawnFrom)))
         }
         continue
       case .journey:

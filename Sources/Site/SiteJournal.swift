@@ -82,7 +82,7 @@ public struct SiteJournal: Sendable {
   private struct Totals: Sendable {
     var generation: UInt32
     var peerOpened, peerHighest, opened, highest: UInt64
-    var reordered, peerReordered: UInt64
+    var reordered, peerReordered, withdrawn, peerWithdrawn: UInt64
   }
 
   public private(set) var recorder: Recorder
@@ -207,7 +207,8 @@ public struct SiteJournal: Sendable {
     let new = Totals(
       generation: notice.generation, peerOpened: sample.peerOpened, peerHighest: sample.peerHighestCounter,
       opened: notice.opened, highest: notice.highestCounter, reordered: notice.reordered,
-      peerReordered: UInt64(notice.peerReordered))
+      peerReordered: UInt64(notice.peerReordered), withdrawn: notice.withdrawn,
+      peerWithdrawn: UInt64(notice.peerWithdrawn))
     if let old = totals[link], old.generation == new.generation, sample.generation == new.generation,
       new.peerOpened >= old.peerOpened, new.peerHighest >= old.peerHighest, new.opened >= old.opened,
       new.highest >= old.highest
@@ -216,7 +217,9 @@ public struct SiteJournal: Sendable {
         link, sentToPeer: new.peerHighest - old.peerHighest, openedByPeer: new.peerOpened - old.peerOpened,
         sentByPeer: new.highest - old.highest, opened: new.opened - old.opened,
         reorderedByPeer: SiteJournal.growth(new.peerReordered, since: old.peerReordered),
-        reordered: SiteJournal.growth(new.reordered, since: old.reordered))
+        reordered: SiteJournal.growth(new.reordered, since: old.reordered),
+        withdrawn: SiteJournal.growth(new.withdrawn, since: old.withdrawn),
+        withdrawnByPeer: SiteJournal.growth(new.peerWithdrawn, since: old.peerWithdrawn))
     }
     totals[link] = new
   }

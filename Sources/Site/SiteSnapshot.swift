@@ -35,11 +35,15 @@ public struct ClockNotice: Sendable, Hashable {
   /// Since the session began: packets that came here out of order, and those that the neighbour says came so there.
   public var reordered: UInt64
   public var peerReordered: UInt32
+  /// Likewise: packets sealed here for the neighbour and dropped here, and what it says of its own.
+  public var withdrawn: UInt64
+  public var peerWithdrawn: UInt32
 
   public init(
     link: LinkID, sample: ClockSample, generation: UInt32, opened: UInt64, highestCounter: UInt64,
-    reordered: UInt64 = 0, peerReordered: UInt32 = 0
+    reordered: UInt64 = 0, peerReordered: UInt32 = 0, withdrawn: UInt64 = 0, peerWithdrawn: UInt32 = 0
   ) {
+    (self.withdrawn, self.peerWithdrawn) = (withdrawn, peerWithdrawn)
     (self.reordered, self.peerReordered) = (reordered, peerReordered)
     self.link = link
     self.sample = sample

@@ -77,10 +77,14 @@ public struct StatusHead: Hashable, Sendable {
   public var observed: UInt32
   /// How many of the addressee's packets came out of order, since the session began; modulo 2^32.
   public var reordered: UInt32
+  /// How many of its own packets to the addressee the sender sealed and then dropped itself, since the session began:
+  /// gaps in its counters that are no losses; modulo 2^32.
+  public var withdrawn: UInt32
 
   public init(
     flags: Flags, readiness: Readiness, height: UInt32, tip: Bytes32, work: Bytes32, mempoolTransactions: UInt32,
-    mempoolBytes: UInt64, loss: UInt16, burst: UInt16, observed: UInt32, reordered: UInt32 = 0
+    mempoolBytes: UInt64, loss: UInt16, burst: UInt16, observed: UInt32, reordered: UInt32 = 0,
+    withdrawn: UInt32 = 0
   ) {
     self.flags = flags
     self.readiness = readiness
@@ -93,12 +97,13 @@ public struct StatusHead: Hashable, Sendable {
     self.burst = burst
     self.observed = observed
     self.reordered = reordered
+    self.withdrawn = withdrawn
   }
 }
 
 /// STATUS (5): how ready the sender is, how its side of the link does, and its links. Borrows the datagram.
 public struct StatusMessage: ~Escapable {
-  public static let headBytes = 96
+  public static let headBytes = 100
 
   public var head: StatusHead
   @usableFromInline var rows: RawSpan
@@ -120,7 +125,8 @@ public struct StatusMessage: ~Escapable {
       loss: try reader.integer(UInt16.self, "status.loss"),
       burst: try reader.number(UInt16.self, in: 256...65_535, "status.burst"),
       observed: try reader.integer(UInt32.self, "status.observed"),
-      reordered: try reader.integer(UInt32.self, "status.reordered"))
+      reordered: try reader.integer(UInt32.self, "status.reordered"),
+      withdrawn: try reader.integer(UInt32.self, "status.withdrawn"))
     let count = try reader.number(UInt8.self, in: 0...RelayLimits.statusRows, "status.rows")
     rows = try reader.take(Int(count) * StatusRow.encodedBytes, "status.rows")
     try reader.end("status")
@@ -148,7 +154,8 @@ public struct StatusMessage: ~Escapable {
     out.put(max(head.burst, 256), at: 85)
     out.put(head.observed, at: 87)
     out.put(head.reordered, at: 91)
-    out.put(UInt8(count), at: 95)
+    out.put(head.withdrawn, at: 95)
+    out.put(UInt8(count), at: 99)
     for i in 0..<count {
       rows[i].store(into: &out, at: headBytes + i * StatusRow.encodedBytes)
     }

@@ -63,8 +63,9 @@ final class DemoStage {
     do {
       let database = try JourneyStore(path: store, readOnly: true)
       let newest = try database.newest() ?? 0
+      let first = try database.journeys(in: 0...newest, limit: 1).first?.firstUnix ?? newest
       let report = try ReportBuilder(
-        store: database, range: newest - 3_600_000_000_000...newest, block: nil, pathFactor: nil
+        store: database, range: first - 1_000_000_000...newest, block: nil, pathFactor: nil
       ).build()
       try ReportPage.render(report).write(toFile: file, atomically: true, encoding: .utf8)
     } catch { throw failure(Exit.failed, "\(file): \(error)") }

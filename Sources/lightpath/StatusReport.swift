@@ -23,7 +23,7 @@ struct StatusReport: Codable, Sendable {
     /// The peer's clock less ours: the middle of what the exchanges leave open, and half its width.
     var clock_offset_ms: Double?
     var clock_uncertainty_ms: Double?
-    /// Share of packets lost on the way to the peer, as it says, and on the way from it.
+    /// Share of packets lost on the way to the peer, as it says, and on the way from it: over the last one to two minutes.
     var loss_to: Double
     var loss_from: Double
     /// Over the last one to two minutes: share of packets that came out of order (RFC 4737), to the peer as it says, and
@@ -200,8 +200,8 @@ extension StatusReport.Peer {
     least_round_trip_ms = session.leastRoundTrip?.milliseconds
     clock_offset_ms = (clock?.estimate ?? peer.clockOffset)?.milliseconds
     clock_uncertainty_ms = clock?.uncertainty.milliseconds
-    loss_to = peer.status.lossTo.rate
-    loss_from = peer.status.lossFrom.rate
+    loss_to = figures?.to.loss ?? peer.status.lossTo.rate
+    loss_from = figures?.from.loss ?? peer.status.lossFrom.rate
     reordered_to = figures?.to.reorderedShare
     reordered_from = figures?.from.reorderedShare
     if let figures, figures.to.roundTrip != nil {

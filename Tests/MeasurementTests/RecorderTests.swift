@@ -283,4 +283,22 @@ import Testing
     recorder.endInterval(now: at(124_000), kernel: nil)
     #expect(recorder.figures(of: link)?.from.reorderedShare == nil)
   }
+
+  /// What a sender drops out of its own queue leaves gaps in its counters; they are no losses, also when told late.
+  @Test func whatTheSenderWithdrewIsNotLost() throws {
+    var recorder = recorder()
+    recorder.endInterval(now: at(4_000), kernel: nil)
+    recorder.traffic(link, sentToPeer: 100, openedByPeer: 80, sentByPeer: 100, opened: 80, withdrawn: 15)
+    #expect(recorder.figures(of: link)?.to.loss == 5.0 / 85)
+    #expect(recorder.figures(of: link)?.from.loss == 0.2)
+    recorder.traffic(link, sentToPeer: 0, openedByPeer: 0, sentByPeer: 0, opened: 0, withdrawnByPeer: 20)
+    #expect(recorder.figures(of: link)?.from.loss == 0)
+    // More than is missing waits for what will be.
+    recorder.traffic(link, sentToPeer: 0, openedByPeer: 0, sentByPeer: 0, opened: 0, withdrawnByPeer: 10)
+    recorder.endInterval(now: at(64_000), kernel: nil)
+    recorder.traffic(link, sentToPeer: 0, openedByPeer: 0, sentByPeer: 100, opened: 80)
+    recorder.endInterval(now: at(124_000), kernel: nil)
+    let inward = recorder.take().links.filter { $0.from == "there" }
+    #expect(inward.map(\.summary.loss) == [0, 10.0 / 90])
+  }
 }

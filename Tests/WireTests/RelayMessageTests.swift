@@ -25,7 +25,7 @@ private func samples(seed: UInt64) -> [(RelayMessageType, [UInt8])] {
   let rows = (0..<64).map { StatusRow(neighbour: UInt32($0), delay: UInt32(1000 + $0), flags: [.up]) }
   let head = StatusHead(
     flags: [.answer], readiness: .inStep, height: 702_861, tip: number(1), work: number(2), mempoolTransactions: 99,
-    mempoolBytes: 1 << 40, loss: 655, burst: 1024, observed: 100_000, reordered: 12)
+    mempoolBytes: 1 << 40, loss: 655, burst: 1024, observed: 100_000, reordered: 12, withdrawn: 34)
   let blame = BlameMessage(block: random.next(), kind: .body, index: 1_300, maker: 7)
   let ids = (0..<190).map { _ in random.next() & 0xFFFF_FFFF_FFFF }
   let sketch = SketchHead(
@@ -268,7 +268,7 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     refused(.have, 3, 38, [255, 255, 255, 255], "have.missing")
     refused(.status, 4, 2, [3], "status.readiness")
     refused(.status, 4, 85, [255, 0], "status.burst")
-    refused(.status, 4, 95, [65], "status.rows")
+    refused(.status, 4, 99, [65], "status.rows")
     refused(.getHeaders, 6, 1, [0], "getheaders.count")
     refused(.getHeaders, 6, 1, [33], "getheaders.count")
     refused(.headers, 7, 9, [15], "headers.count")
@@ -339,10 +339,11 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
           StatusMessage.write(
             StatusHead(
               flags: [], readiness: .starting, height: 3, tip: .zero, work: .zero, mempoolTransactions: 4,
-              mempoolBytes: 5, loss: 6, burst: 512, observed: 8, reordered: 9), rows: row.span, into: &$0)
+              mempoolBytes: 5, loss: 6, burst: 512, observed: 8, reordered: 9, withdrawn: 10), rows: row.span, into: &$0
+          )
         })
         == "05" + "00" + "01" + "03000000" + String(repeating: "00", count: 64) + "04000000" + "0500000000000000"
-        + "0600" + "0002" + "08000000" + "09000000" + "01" + "010000000200000003")
+        + "0600" + "0002" + "08000000" + "09000000" + "0a000000" + "01" + "010000000200000003")
   }
 
   @Test func aHeaderComesBackByteForByteAndNamesItsParent() {

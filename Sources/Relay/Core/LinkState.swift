@@ -25,6 +25,9 @@ struct LinkState {
   /// Of what comes from it, and of what goes to it as its STATUS says.
   var order = OrderMeter()
   var reorderedTo: UInt32 = 0
+  /// Sealed for it and dropped from the driver's queue; and what it says of itself. Since the session began.
+  var withdrawn: UInt64 = 0
+  var withdrawnByPeer: UInt32 = 0
   /// JOURNEY messages that it may still tell.
   var journeys = Pacer()
 

@@ -19,6 +19,10 @@ public struct RelayLinkStatus: Hashable, Sendable {
   /// Packets from the neighbour that came out of order since the session began, and of ours to it, as it says.
   public var reorderedFrom: UInt64
   public var reorderedTo: UInt32
+  /// Packets that were sealed and then dropped by who sealed them, here for the neighbour and there for us, since the
+  /// session began: the counters' gaps that are no losses.
+  public var withdrawnTo: UInt64
+  public var withdrawnFrom: UInt32
   public var readiness: Readiness
   /// Messages that made no sense.
   public var malformed: UInt64
@@ -85,7 +89,8 @@ extension RelayCore {
     return RelayLinkStatus(
       isUp: upLinks.contains(id), isTrusted: isTrusted(id), key: state.key4, session: session,
       lossTo: controller.loss(of: id), lossFrom: meters[Int(id.index)].loss,
-      reorderedFrom: state.order.reordered, reorderedTo: state.reorderedTo, readiness: controller.readiness(of: id),
+      reorderedFrom: state.order.reordered, reorderedTo: state.reorderedTo, withdrawnTo: state.withdrawn,
+      withdrawnFrom: state.withdrawnByPeer, readiness: controller.readiness(of: id),
       malformed: state.malformed)
   }
 
@@ -130,6 +135,8 @@ extension RelayCore {
     state.pointee.due = 0
     state.pointee.order = OrderMeter()
     state.pointee.reorderedTo = 0
+    state.pointee.withdrawn = 0
+    state.pointee.withdrawnByPeer = 0
     upLinks.insert(id)
     refreshEpoch()
     controller.sessionStarted(id)
@@ -204,7 +211,8 @@ extension RelayCore {
       flags: wantsAnswer ? [.answer] : [], readiness: ownReadiness, height: UInt32(clamping: tip.height),
       tip: Bytes32(tip.hash), work: Bytes32(tip.chainWork), mempoolTransactions: UInt32(clamping: counts.transactions),
       mempoolBytes: UInt64(clamping: counts.bytes), loss: loss.loss, burst: loss.burst, observed: loss.observed,
-      reordered: UInt32(truncatingIfNeeded: link(peer).pointee.order.reordered))
+      reordered: UInt32(truncatingIfNeeded: link(peer).pointee.order.reordered),
+      withdrawn: UInt32(truncatingIfNeeded: link(peer).pointee.withdrawn))
     makeRows()
     let rows = statusRows
     send(to: peer, urgency: .control, capacity: 1_000, into: &sink) { out in
@@ -240,7 +248,9 @@ extension RelayCore {
     _ message: RawSpan, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable
   ) throws(DecodeError) {
     let status = try StatusMessage(parsing: message)
-    link(from.link).pointee.reorderedTo = status.head.reordered
+    let state = link(from.link)
+    state.pointee.reorderedTo = status.head.reordered
+    state.pointee.withdrawnByPeer = max(state.pointee.withdrawnByPeer, status.head.withdrawn)
     controller.note(status.head, on: from.link, ownTransactions: store.counts(.node).transactions)
     if map.note(status, on: from.link, now: from.now) { passOn(status, from, into: &sink) }
     if map.needsRecompute { workDue = true }

@@ -331,7 +331,7 @@ extension RelayCore {
       lane.pointee.asked = 0
     }
     link(from.link).pointee.due &= ~(1 << UInt64(slot))
-    sink.drop(flow: FlowID(block.pointee.id8 | 1), on: from.link)
+    link(from.link).pointee.withdrawn += UInt64(sink.drop(flow: FlowID(block.pointee.id8 | 1), on: from.link))
     if isFirst {
       controller.note(have, on: from.link)
       note(
