@@ -8,7 +8,7 @@ extension ReportPage {
     }
     page.raw(
       "<div class=\"wide\"><table><thead><tr><th>link</th><th>delay, ms</th><th>light, ms</th><th>loss, %</th>"
-        + "<th>reordered, %</th><th>jitter, ms</th><th class=\"l\">delay over time</th><th class=\"l\">loss over time</th></tr></thead><tbody>\n"
+        + "<th>reordered, %</th><th>jitter, ms</th><th class=\"l\">delay over time, ms</th><th class=\"l\">loss over time</th></tr></thead><tbody>\n"
     )
     for link in report.links {
       let delay = link.delay.map { "\(Text.ms($0.value)) ± \(Text.ms($0.uncertainty))" } ?? "–"
@@ -49,7 +49,7 @@ extension ReportPage {
       svg += "<polyline class=\"trace\" points=\""
       svg += points.map { "\(Text.fixed(x($0.atUnix), 1)),\(Text.fixed(y($0.delay!.value), 1))" }.joined(separator: " ")
       svg +=
-        "\"/><text x=\"194\" y=\"8\">\(Text.ms(high)) ms</text><text x=\"194\" y=\"30\">\(Text.ms(low))</text>"
+        "\"/><text x=\"194\" y=\"8\">\(Text.ms(high))</text><text x=\"194\" y=\"30\">\(Text.ms(low))</text>"
     }
     return svg + "</svg>"
   }

@@ -132,8 +132,9 @@ public enum ReportPage {
     page.raw("</tbody></table>")
     if isAlone {
       page.raw(
-        "<p class=\"aside\">How far ahead of plain P2P that is shows where the topology names public peers to watch ")
-      page.raw("(<code>[[relay.watch]]</code>), once one of them has announced a block.</p></div></div>\n")
+        "<p class=\"aside\">How far ahead of plain P2P a block was stands here once the topology names public peers to watch "
+      )
+      page.raw("(<code>[[relay.watch]]</code>) and one of them has announced a block.</p></div></div>\n")
     }
     page.raw("</section>\n")
   }

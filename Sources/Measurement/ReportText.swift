@@ -194,7 +194,7 @@ extension Report.Clock {
   /// In words; the limits of what any clock may do mean that nothing narrower is proved yet.
   var drift: String? {
     guard let low = driftLowPPM, let high = driftHighPPM else { return nil }
-    if low <= -200 && high >= 200 { return "not known yet" }
+    if low < -199.9 && high > 199.9 { return "not known yet" }
     return "\(Text.fixed(low, 1)) to \(Text.fixed(high, 1))"
   }
 }
