@@ -107,10 +107,11 @@ extension Recorder {
     taken[block]![told.maker] = told.passage == nil
     let width = window.high - window.low
     let middle = window.low + width / 2
-    put(
-      StoredJourney(
-        journey: told.journey, site: maker, firstUnix: unix(middle), uncertainty: width - width / 2,
-        via: told.passage == nil ? nil : peers[link]!.name, hops: told.passage?.hops ?? 0))
+    let stored = StoredJourney(
+      journey: told.journey, site: maker, firstUnix: unix(middle), uncertainty: width - width / 2,
+      via: told.passage == nil ? nil : peers[link]!.name, hops: told.passage?.hops ?? 0)
+    put(stored)
+    noteWay(stored)
     if told.passage == nil {
       peers[link]!.journeys += 1
     } else {
@@ -131,6 +132,35 @@ extension Recorder {
     var onward = told
     onward.passage = ToldJourney.Passage(hops: hops, first: window.low, width: width)
     passing.append(Passing(journey: onward, from: link))
+  }
+
+  /// A block's way from its origin to here, as far as it is known.
+  struct Way: Sendable {
+    var origin: (site: String, unix: Int64, uncertainty: Interval)?
+    var here: Int64?
+    var isCounted = false
+  }
+
+  /// Counts a block's way once both its ends are told of; not one that ends before it begins, whatever the clocks.
+  mutating func noteWay(_ stored: StoredJourney) {
+    let journey = stored.journey
+    guard taken[journey.block] != nil else { return }
+    var way = ways[journey.block] ?? Way()
+    if journey.isOrigin {
+      if stored.site != home && way.origin == nil { way.origin = (stored.site, stored.firstUnix, stored.uncertainty) }
+    } else if stored.site == home, let verified = journey[.verified] {
+      way.here = stored.firstUnix &+ verified.nanoseconds
+    }
+    if !way.isCounted, let origin = way.origin, let here = way.here {
+      way.isCounted = true
+      let took = Interval(nanoseconds: here &- origin.unix)
+      let light = lightBounds[origin.site]
+      if took + origin.uncertainty >= .zero {
+        arrival.add(max(took, .zero))
+        if let light { overLight.add(took - light) }
+      }
+    }
+    ways[journey.block] = way
   }
 
   /// When the journey began by this site's clock: for certain within these bounds, if the neighbour's are true. nil: no

@@ -34,6 +34,13 @@ extension Recorder {
     }
     text.family("lightpath_block_receive_seconds", .summary, help: "First packet to complete and checked.")
     text.summary(receiving)
+    text.family(
+      "lightpath_block_arrival_seconds", .summary,
+      help: "Announcement at the origin, as it tells, to complete and checked here; middle of the clocks' bounds.")
+    text.summary(arrival)
+    text.family(
+      "lightpath_block_over_light_seconds", .summary, help: "The same less the light bound from the origin to here.")
+    text.summary(overLight)
     let standing = leads.standing
     text.family("lightpath_lead_seconds", .summary, help: "Lead over the first public announcement; may be negative.")
     text.summary(standing.distribution)

@@ -69,6 +69,14 @@ public struct Recorder: Sendable {
   public internal(set) var checked: UInt64 = 0
   /// From the first packet to complete and checked, blocks that came over the overlay.
   public private(set) var receiving = Distribution()
+  /// From the origin's announcement to complete and checked here, middle of the clocks' bounds; and the same less the light
+  /// bound of that way.
+  public internal(set) var arrival = Distribution()
+  public internal(set) var overLight = Distribution()
+  /// The light bound from each relay to here.
+  public var lightBounds: [String: Interval] = [:]
+  /// By known block.
+  var ways: [BlockID: Way] = [:]
   private var spanStart = Instant.zero
 
   /// - Parameter unixNanosecondsAtZero: what CLOCK_REALTIME showed when the monotonic clock showed 0.
@@ -133,7 +141,11 @@ public struct Recorder: Sendable {
     guard taken[block] == nil else { return }
     taken[block] = [:]
     known.append(block)
-    if known.count > Recorder.knownBlocks { taken[known.removeFirst()] = nil }
+    if known.count > Recorder.knownBlocks {
+      let oldest = known.removeFirst()
+      taken[oldest] = nil
+      ways[oldest] = nil
+    }
     takePending(of: block, now: now)
   }
 
@@ -144,9 +156,10 @@ public struct Recorder: Sendable {
       // At its origin a block is early because it was found there: no merit of the overlay.
       leads.overlay(journey.block, at: journey.first + verified)
     }
-    put(
-      StoredJourney(journey: journey, site: home, firstUnix: unix(journey.first), uncertainty: .zero))
+    let stored = StoredJourney(journey: journey, site: home, firstUnix: unix(journey.first), uncertainty: .zero)
+    put(stored)
     learn(journey.block, now: now)
+    noteWay(stored)
   }
 
   /// A watched public peer announced a block over plain P2P. `source` is the name in the configuration.

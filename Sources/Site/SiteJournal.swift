@@ -35,7 +35,11 @@ public struct SiteJournal: Sendable {
   public struct Maker: Hashable, Sendable {
     public var key: PublicKey
     public var name: String
-    public init(key: PublicKey, name: String) { (self.key, self.name) = (key, name) }
+    /// What light in fibre needs from there to here; nil: not known.
+    public var light: Interval?
+    public init(key: PublicKey, name: String, light: Interval? = nil) {
+      (self.key, self.name, self.light) = (key, name, light)
+    }
   }
 
   /// A JOURNEY payload and whom it is for.
@@ -117,13 +121,21 @@ public struct SiteJournal: Sendable {
     ownKey = key4(of: identity.publicKey)
     self.makers = Dictionary(grouping: makers) { key4(of: $0.key) }
     recorder = Recorder(home: home, unixNanosecondsAtZero: unixNanosecondsAtZero)
+    recorder.lightBounds = SiteJournal.lightBounds(makers)
     self.sources = sources
     self.hasPool = hasPool
     hasNodes = sources.contains { !$0.isWatched }
   }
 
   /// The overlay's relays are these from now on.
-  public mutating func setMakers(_ makers: [Maker]) { self.makers = Dictionary(grouping: makers) { key4(of: $0.key) } }
+  public mutating func setMakers(_ makers: [Maker]) {
+    self.makers = Dictionary(grouping: makers) { key4(of: $0.key) }
+    recorder.lightBounds = SiteJournal.lightBounds(makers)
+  }
+
+  private static func lightBounds(_ makers: [Maker]) -> [String: Interval] {
+    Dictionary(makers.compactMap { maker in maker.light.map { (maker.name, $0) } }, uniquingKeysWith: { $1 })
+  }
 
   /// The neighbours are these from now on.
   public mutating func setNeighbours(_ neighbours: [Neighbour]) {

@@ -1,5 +1,6 @@
 import Bitcoin
 import Ground
+import Measurement
 import NodeBridge
 import Relay
 import Session
@@ -92,8 +93,13 @@ public struct SitePlan: Sendable {
 
   /// Every relay of the overlay, for the journal: whose journeys count, and by what name.
   public var makers: [SiteJournal.Maker] {
-    topology.relays.compactMap { relay in
-      PublicKey(relay.publicKey).map { SiteJournal.Maker(key: $0, name: relay.name) }
+    let here = SitePosition(latitude: relay.latitude, longitude: relay.longitude)
+    return topology.relays.compactMap { relay in
+      let there = SitePosition(latitude: relay.latitude, longitude: relay.longitude)
+      return PublicKey(relay.publicKey).map {
+        SiteJournal.Maker(
+          key: $0, name: relay.name, light: LightBound.oneWay(there, here, pathFactor: topology.pathFactor))
+      }
     }
   }
 

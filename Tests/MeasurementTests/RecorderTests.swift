@@ -301,4 +301,29 @@ import Testing
     let inward = recorder.take().links.filter { $0.from == "there" }
     #expect(inward.map(\.summary.loss) == [0, 10.0 / 90])
   }
+
+  /// A block's way is counted once, whichever end is told first, and less what light needs.
+  @Test func waysAreCountedOverTheLightBound() throws {
+    for order in [true, false] {
+      var recorder = recorder()
+      recorder.lightBounds = ["there": .milliseconds(Int64(15))]
+      var own = Journey(block: blockID(1), height: 1, isOrigin: false, first: at(4_520))
+      own[.verified] = .milliseconds(Int64(5))
+      recorder.learn(blockID(1), now: at(4_525))
+      if order { recorder.local(own, now: at(4_590)) }
+      for _ in 0..<2 { hear(&recorder, message(1, first: at(9_500)), from: link, now: at(4_600)) }
+      if !order { recorder.local(own, now: at(4_590)) }
+      // Announced at 4,502 by our clock (the middle of the bounds), checked at 4,525.
+      #expect(recorder.arrival.count == 1 && abs(recorder.arrival.percentile(50)! - 23) < 0.6)
+      #expect(recorder.overLight.count == 1 && abs(recorder.overLight.percentile(50)! - 8) < 0.6)
+      var text = MetricsText()
+      recorder.metrics(into: &text, now: at(4_700), kernel: nil)
+      #expect(text.text.contains("lightpath_block_over_light_seconds_count 1\n"))
+      #expect(text.text.contains("lightpath_block_arrival_seconds{quantile=\"0.5\"} 0.02"))
+    }
+    // This site's own block has no way to here.
+    var recorder = recorder()
+    recorder.local(Journey(block: blockID(2), height: 1, isOrigin: true, first: at(4_520)), now: at(4_590))
+    #expect(recorder.arrival.count == 0)
+  }
 }
