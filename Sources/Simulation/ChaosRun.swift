@@ -60,7 +60,7 @@ public struct ChaosRun: Sendable {
 }
 
 /// One scenario under way.
-private final class ChaosRace {
+final class ChaosRace {
   static let settling = Interval.seconds(2)
   /// A thousand hashes a block: enough that a header changed by a liar is none any more.
   static let bits: UInt32 = 0x1F3F_FFFF
@@ -70,14 +70,16 @@ private final class ChaosRace {
   let limits: RelayMemoryLimits
   var failure: String?
   /// The blocks in order of submission, nil where the site was down at its moment.
-  private var blocks: [(hash: Hash256, bytes: [UInt8])?]
+  var blocks: [(hash: Hash256, bytes: [UInt8])?]
   /// What each block stands on; -1: the anchor.
-  private var parents: [Int]
+  var parents: [Int]
   private let genuine: Genuine
   private let forgeries = Forgeries()
-  private var got: [Set<Hash256>]
+  var got: [Set<Hash256>]
   /// When a site's relay took its block.
-  private var offeredAt: [Instant?]
+  var offeredAt: [Instant?]
+  /// Links with sessions when a block was offered, and a second later: a first handshake may take long on a bad line.
+  var joined: [Set<[Int]>]
   private let source: BlockSource
   var outcome = ChaosRun.Outcome()
 
@@ -115,6 +117,7 @@ private final class ChaosRace {
     blocks = Array(repeating: nil, count: scenario.submissions.count)
     parents = scenario.submissions.map(\.parent)
     offeredAt = Array(repeating: nil, count: scenario.submissions.count)
+    joined = Array(repeating: [], count: scenario.submissions.count)
     got = Array(repeating: [], count: scenario.topology.relays.count)
     genuine = Genuine()
   }
@@ -193,7 +196,7 @@ private final class ChaosRace {
     offer(number, submission.relay)
   }
 
-  private func depth(_ block: Int) -> Int {
+  func depth(_ block: Int) -> Int {
     var depth = 0
     var at = block
     while parents[at] >= 0 {
@@ -211,7 +214,19 @@ private final class ChaosRace {
     simulation.perform(on: relay) { [weak self] core, now, sink in
       guard let self else { return }
       if !core.submit(block.bytes, on: ancestors, now: now, into: &sink) { return self.again(number, relay) }
-      if self.offeredAt[number] == nil { self.offeredAt[number] = self.simulation.now }
+      if self.offeredAt[number] == nil { self.wasOffered(number) }
+    }
+  }
+
+  private func wasOffered(_ number: Int) {
+    offeredAt[number] = simulation.now
+    simulation.at(simulation.now) { [weak self] _ in
+      guard let self else { return }
+      self.joined[number] = self.linksUp()
+    }
+    simulation.at(simulation.now + .seconds(1)) { [weak self] _ in
+      guard let self else { return }
+      self.joined[number] = self.joined[number].intersection(self.linksUp())
     }
   }
 
@@ -275,143 +290,5 @@ private final class ChaosRace {
       simulation.setCut(from: link.b, to: link.a, false)
     }
     for relay in scenario.topology.relays.indices where !simulation.isUp(relay) { simulation.start(relay) }
-  }
-
-  // MARK: Invariants
-
-  private func collect() {
-    for relay in scenario.topology.relays.indices {
-      simulation.inspect(relay) { core in
-        _ = core.withHonest { node in
-          for delivery in node.deliveries {
-            if !delivery.isGenuine { failure = "r\(relay) delivered a bad block, \(delivery.block)" }
-            if got[relay].insert(delivery.block).inserted { outcome.deliveries += 1 }
-          }
-          outcome.demotions += node.demotions
-          outcome.mostHeldBytes = max(outcome.mostHeldBytes, node.mostHeld)
-          node.forget()
-        }
-        outcome.lies = max(outcome.lies, core.lies)
-      }
-    }
-  }
-
-  func check() {
-    collect()
-    // Log, kept blocks, and what blocks in hand may decode; twice the body for each, and tables.
-    let bound =
-      limits.logBytes + min(limits.blockBytesKept, limits.blocksKept * 4_000_000) + limits.blocksInHand * 12_000_000
-    if outcome.mostHeldBytes > bound { failure = "a relay held \(outcome.mostHeldBytes) bytes, bound \(bound)" }
-    for relay in scenario.topology.relays.indices {
-      let overflowed = simulation.inspect(relay) { core in core.withHonest { $0.core.eventsDropped } ?? 0 } ?? 0
-      if overflowed > 0 { failure = "r\(relay) lost \(overflowed) events" }
-    }
-    outcome.trace = simulation.traceHash
-    outcome.virtualSeconds = (simulation.now - .zero).seconds
-  }
-
-  /// The first block that a relay lacks although it should have it.
-  ///
-  /// Relays are connected when links between honest relays lead from one to the other. At the end, when nothing has been
-  /// broken for a while, every connected relay has every block of a branch of most work. Blocks that lost a race are
-  /// nobody's to fetch once the race is over: those must be with every relay to which honest relays and links lead that no
-  /// fault touches from the block's submission on for `undisturbed`, if the chain gets no two blocks higher meanwhile.
-  var missingDelivery: String? {
-    guard let (number, relay) = firstMissing else { return nil }
-    guard let block = blocks[number] else { return "block \(number) was never submitted" }
-    return
-      "r\(relay) never got block \(number) (+\(depth(number) + 1)), found at r\(scenario.submissions[number].relay)"
-      + situation(of: relay, block.hash)
-  }
-
-  private static let undisturbed = Interval.seconds(5)
-
-  private var firstMissing: (block: Int, relay: Int)? {
-    for (number, submission) in scenario.submissions.enumerated()
-    where blocks[number] == nil || offeredAt[number] == nil {
-      return (number, submission.relay)
-    }
-    let depths = blocks.indices.map { depth($0) }
-    let highest = depths.max() ?? 0
-    let tips = blocks.indices.filter { depths[$0] == highest }
-    for relay in reachable(from: scenario.submissions[tips[0]].relay) {
-      // The highest block of a best branch that it lacks, of the branch of which it has most.
-      let lacking = tips.map { tip in branch(to: tip).filter { !got[relay].contains(blocks[$0]!.hash) } }
-      if let least = lacking.min(by: { $0.count < $1.count }), let block = least.last { return (block, relay) }
-    }
-    for (number, submission) in scenario.submissions.enumerated() {
-      let begin = offeredAt[number]!
-      let isOverrun = blocks.indices.contains { other in
-        depths[other] >= depths[number] + 2 && offeredAt[other]! < begin + Self.undisturbed
-      }
-      if isOverrun { continue }
-      for relay in reachable(from: submission.relay, undisturbedFrom: begin)
-      where !got[relay].contains(blocks[number]!.hash) { return (number, relay) }
-    }
-    return nil
-  }
-
-  /// The blocks from the lowest up to one, by number.
-  private func branch(to tip: Int) -> [Int] {
-    var branch: [Int] = []
-    var at = tip
-    while at >= 0 {
-      branch.append(at)
-      at = parents[at]
-    }
-    return branch
-  }
-
-  /// What a relay knows of a block that it lacks, for the one who reads the failure.
-  private func situation(of relay: Int, _ hash: Hash256) -> String {
-    simulation.inspect(relay) { core in
-      core.withHonest { node in
-        let links = scenario.topology.neighbours(of: relay).enumerated().map { number, neighbour in
-          "r\(neighbour.relay)" + (node.core.status(of: LinkID(UInt16(number)))?.isUp == true ? "" : " down")
-        }
-        let entry = node.core.chain.entry(hash)
-        let header =
-          entry == nil ? "header unknown" : node.core.chain.isOnBestBranch(hash) ? "header best" : "header stale"
-        let report = node.core.report(of: hash).map { "in hand: \($0)" } ?? "not in hand"
-        return "; \(header), tip at +\(node.core.chain.tip.height - world.anchor.height), \(report), links \(links)"
-      } ?? ""
-    } ?? "; down"
-  }
-
-  var isComplete: Bool { firstMissing == nil }
-
-  /// Relays to which honest ones lead, a relay itself among them; with `begin` only over relays and links that no fault
-  /// touches from then on for a while.
-  private func reachable(from start: Int, undisturbedFrom begin: Instant? = nil) -> [Int] {
-    var broken: Set<Int> = []
-    var cut: Set<[Int]> = []
-    if let begin {
-      for (at, fault) in scenario.faults {
-        let time = Instant.zero + Self.settling + at
-        // A restarted relay's sessions take a while.
-        if time > begin + Self.undisturbed || time + fault.lasting + Self.settling < begin { continue }
-        switch fault {
-        case .crash(let relay, _), .stop(let relay, _): broken.insert(relay)
-        case .cut(let a, let b, _): cut.insert([a, b].sorted())
-        case .partition(let side, _):
-          for link in scenario.topology.links where side.contains(link.a) != side.contains(link.b) {
-            cut.insert([link.a, link.b].sorted())
-          }
-        case .clock: break
-        }
-      }
-      if broken.contains(start) { return [] }
-    }
-    var reached: Set<Int> = [start]
-    var edge = [start]
-    while let relay = edge.popLast() {
-      for neighbour in scenario.topology.neighbours(of: relay)
-      where scenario.liars[neighbour.relay] == nil && !broken.contains(neighbour.relay)
-        && !cut.contains([relay, neighbour.relay].sorted()) && reached.insert(neighbour.relay).inserted
-      {
-        edge.append(neighbour.relay)
-      }
-    }
-    return reached.sorted()
   }
 }

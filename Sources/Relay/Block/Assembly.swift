@@ -80,7 +80,7 @@ struct Assembly {
   }
 }
 
-/// Where a block stands that has failed its checks; PROTOCOL.md, section 6.
+/// Where a block stands that has failed its checks, or doesn't come any further; PROTOCOL.md, section 6.
 struct RepairState {
   enum Step: UInt8 {
     case none
@@ -88,22 +88,65 @@ struct RepairState {
     case txids
     /// The list of wtxids was asked for.
     case wtxids
-    /// Body chunks of one neighbour only.
-    case single
+    /// The body of one neighbour alone, each in its turn.
+    case turns
   }
   var step = Step.none
   /// The body waits for a list of ids to say which matches are false.
   var awaitsList: Bool { step == .txids || step == .wtxids }
-  /// The neighbour that is relied on in step `single`.
-  var source = RelayEvent.noLink
-  /// Neighbours that were relied on and failed.
-  var tried = LinkSet.none
+  /// Bodies that failed their checks.
   var attempts = 0
+  /// Rounds of requests before turns began, and when another one would count.
+  var plainAsks = 0
+  var nextPlain = Instant.zero
+
+  // MARK: The turn at hand
+
+  /// Whose it is; `noLink`: everyone's.
+  var source = RelayEvent.noLink
+  var turnEnds = Instant.never
+  /// All had theirs: nobody's, until `turnEnds`.
+  var isPausing = false
+  /// Matches of the mempool are told too.
+  var isAssisted = false
+  /// Requests, and of the last ones in a row those that brought less than half of what lacked.
+  var asks = 0
+  var unanswered = 0
+  /// Chunks that lacked at the last request, and chunks asked for that have not come.
+  var lacking = 0
+  var outstanding = 0
+  /// When the last request went out, or the last useful chunk came.
+  var heard = Instant.zero
+
+  // MARK: All turns
+
+  /// By link, the last entry for everyone's; empty before the first.
+  private var counts: [Int] = []
+  /// Neighbours whose chunks alone failed the checks.
+  var failed = LinkSet.none
+  /// All that the log held failed the checks.
+  var isLogSpent = false
+  /// Turns at lists, and neighbours that had one.
+  var listTurns = 0
+  var listed = LinkSet.none
   /// The header's own list of ids was compared with the matches.
   var isListed = false
-  /// How often one neighbour was relied on, and requests to the present one.
-  var singles = 0
-  var asks = 0
+  /// A body with the matches failed although nothing spoke against them.
+  var isAssistSpent = false
+
+  /// Turns that a neighbour had at the body; nil: everyone's together.
+  func turns(of link: LinkID?) -> Int {
+    let index = link.map { Int($0.index) } ?? LinkSet.capacity
+    return index < counts.count ? counts[index] : 0
+  }
+
+  mutating func countTurn(of link: LinkID?) {
+    if counts.isEmpty { counts = Array(repeating: 0, count: LinkSet.capacity + 1) }
+    counts[link.map { Int($0.index) } ?? LinkSet.capacity] += 1
+  }
+
+  // MARK: Blame
+
   /// The next log entry to compare with the truth, by object slot; -1: nothing to compare.
   var nextBlame = -1
   var blameObject = 0

@@ -60,6 +60,8 @@ struct BlockState: ~Copyable {
   /// Neighbours that say they have the whole block (by a flag or HAVE), and those that said HAVE.
   var wholes = LinkSet.none
   var has = LinkSet.none
+  /// Neighbours that told these very sizes as those that have the whole block.
+  var sized = LinkSet.none
   /// Neighbours whose lanes are open.
   var opened = LinkSet.none
   /// Neighbours that were sent something of it.
@@ -68,6 +70,11 @@ struct BlockState: ~Copyable {
   var askedLinks = LinkSet.none
   var nextAsk = Instant.never
   var asks = 0
+  /// When neighbours that are not heard of are sent another packet, and how often they were.
+  var nextTail = Instant.never
+  var tails = 0
+  /// When a chunk last brought an object further.
+  var progressed = Instant.zero
   /// Since when nothing but the kept bytes is held.
   var isSettled = false
   /// The kept bytes of a settled block.

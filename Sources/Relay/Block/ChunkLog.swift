@@ -13,6 +13,8 @@ struct LoggedChunk {
   var from: LinkID
   /// From a verified-only neighbour: kept, but not passed on.
   var isHeldBack: Bool
+  /// That link says it has the whole block, and that this is a chunk of it.
+  var isVouched: Bool
 }
 
 /// The chunks of one object in order of arrival, and an index over them. Sending walks it with a cursor per link, so a
@@ -67,7 +69,8 @@ struct ChunkLog: ~Copyable {
   /// Appends a chunk that is not there yet; its bytes are copied into a cell of `pool`. Nil when the log or the pool is
   /// full.
   mutating func append(
-    _ chunk: RawSpan, index: UInt32, maker: UInt32, from: LinkID, isHeldBack: Bool, pool: inout ChunkPool
+    _ chunk: RawSpan, index: UInt32, maker: UInt32, from: LinkID, isHeldBack: Bool, isVouched: Bool = false,
+    pool: inout ChunkPool
   ) -> Int? {
     if count == capacity || chunk.byteCount > ChunkPool.cellBytes { return nil }
     guard let cell = pool.take() else { return nil }
@@ -77,7 +80,8 @@ struct ChunkLog: ~Copyable {
     let entry = count
     (entries + entry).initialize(
       to: LoggedChunk(
-        index: index, maker: maker, known: LinkSet(from), bytes: cell, from: from, isHeldBack: isHeldBack))
+        index: index, maker: maker, known: LinkSet(from), bytes: cell, from: from, isHeldBack: isHeldBack,
+        isVouched: isVouched))
     var slot = ChunkLog.spread(index) & tableMask
     while table[Int(slot)] != 0 { slot = (slot &+ 1) & tableMask }
     table[Int(slot)] = UInt32(entry + 1)

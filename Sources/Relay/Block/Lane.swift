@@ -38,6 +38,8 @@ struct Lane {
   var isAnswering = false
   /// When the last chunk came, or the last request went out.
   var heard: Instant = .zero
+  /// When the last request went out.
+  var askedAt: Instant = .zero
   var received: UInt32 = 0
   var useless: UInt32 = 0
   /// When HAVE was last sent there (kept in the body's lane).

@@ -28,9 +28,13 @@ struct ObjectState: ~Copyable {
   /// It was put together wrong once.
   var isSuspect = false
   /// Source chunks that are there without a gap.
-  private var sourcesFromStart = 0
-  /// Only this neighbour's chunks go into the decoder.
+  var sourcesFromStart = 0
+  /// Only this neighbour's chunks go into the decoder; `noLink`: nobody's.
   var only: LinkID?
+  /// Neighbours whose chunks in the log were judged by themselves (sketches).
+  var tried = LinkSet.none
+  /// When this fails too, it is given up.
+  var isLastTry = false
   /// Runs handed out, counted from the relay's own starting point.
   private var runs: UInt32 = 0
   private let firstRun: UInt32

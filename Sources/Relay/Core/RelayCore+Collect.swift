@@ -28,7 +28,8 @@ extension RelayCore {
     lane.pointee.hear(more: chunk.more, isAnswer: chunk.flags.contains(.asked))
     lane.pointee.heard = from.now
     lane.pointee.received += 1
-    if chunk.flags.contains(.whole) { block.pointee.wholes.insert(from.link) }
+    let isVouched = chunk.flags.contains(.whole)
+    if isVouched && !block.pointee.wholes.contains(from.link) { noteWhole(slot, from.link) }
     touched |= 1 << UInt64(slot)
 
     let sourceCount = object.pointee.sourceCount
@@ -40,10 +41,11 @@ extension RelayCore {
     }
     if let entry = object.pointee.log.find(chunk.index) {
       object.pointee.log.mark(entry, knownTo: from.link)
-      if object.pointee.isSuspect && (object.pointee.only ?? from.link) == from.link {
+      if object.pointee.isSuspect && takes(object, from.link, isVouched: isVouched) {
         // What the log has under this index may be wrong, or isn't in the decoder that was begun anew: the word of the
         // neighbour that is relied on counts. A true repetition is refused by the decoder.
-        _ = feed(chunk.index, bytes, object, from)
+        let wasUseful = feed(chunk.index, bytes, object, from)
+        noteTurn(slot, objectSlot, wasAsked: chunk.flags.contains(.asked), wasUseful: wasUseful, now: from.now)
         progress(slot, objectSlot, from, into: &sink)
       } else {
         useless(block, lane)
@@ -56,7 +58,8 @@ extension RelayCore {
     }
     let trusted = isTrusted(from.link)
     let entry = object.pointee.log.append(
-      bytes, index: chunk.index, maker: chunk.maker, from: from.link, isHeldBack: !trusted, pool: &pool)
+      bytes, index: chunk.index, maker: chunk.maker, from: from.link, isHeldBack: !trusted,
+      isVouched: isVouched, pool: &pool)
     if entry == nil {
       // The log is full: it holds twice what the object needs, or memory is short. The decoder may still want it.
       counters.chunksNotStored += 1
@@ -64,9 +67,11 @@ extension RelayCore {
     counters.bytesCopied += UInt64(bytes.byteCount)
     if trusted && entry != nil { forward(slot, objectSlot, now: from.now, into: &sink) }
     // While one neighbour is relied on, others' chunks only wait in the log.
-    if let only = object.pointee.only, only != from.link { return }
+    if !takes(object, from.link, isVouched: isVouched) { return }
     let wasUseful = feed(chunk.index, bytes, object, from)
+    noteTurn(slot, objectSlot, wasAsked: chunk.flags.contains(.asked), wasUseful: wasUseful, now: from.now)
     if wasUseful {
+      block.pointee.progressed = from.now
       counters.chunksUseful += 1
     } else {
       useless(block, lane)
@@ -76,6 +81,13 @@ extension RelayCore {
       aheadDue |= 1 << UInt64(slot)
     }
     progress(slot, objectSlot, from, into: &sink)
+  }
+
+  /// Goes into the object's decoder: while one neighbour is relied on only what it sends, of body and lists only what it
+  /// vouches for; an honest relay that passes on what it hasn't checked yet doesn't.
+  private func takes(_ object: UnsafeMutablePointer<ObjectState>, _ from: LinkID, isVouched: Bool) -> Bool {
+    guard let only = object.pointee.only else { return true }
+    return only == from && (isVouched || object.pointee.kind == .sketch)
   }
 
   private mutating func useless(_ block: UnsafeMutablePointer<BlockState>, _ lane: UnsafeMutablePointer<Lane>) {

@@ -164,6 +164,8 @@ extension RelayCore {
         kind: .sketch, sketchID: id, epoch: sketchEpoch, shape: shape, encoder: encoder, ownKey: ownKey), in: place!)
     block.pointee.sketchDecoded = place!
     block.pointee.report.sketchBytes = bytes.count
+    // What was written of another sketch in this place is none of this one's.
+    templateObject = -1
   }
 
   // MARK: Sending what was not there in time

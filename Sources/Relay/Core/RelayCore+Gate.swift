@@ -33,6 +33,7 @@ extension RelayCore {
       late(slot, from, isWhole: sketch.head.flags.contains(.whole), bytes: message.byteCount, into: &sink)
       return
     }
+    if sketch.head.flags.contains(.whole) { noteSized(slot, from.link) }
     let object = sketchSlot(slot, sketch.head, from)
     if object < 0 { return }
     let body = block.pointee.object(BlockState.bodySlot).pointee.lanes[from.link]
@@ -82,6 +83,11 @@ extension RelayCore {
     let first = blocks.find(id8: id8)
     if first < 0 || blocks[first].pointee.isComplete { return first }
     var slot = first
+    while slot >= 0 {
+      if blocks[slot].pointee.sized.contains(link) { return slot }
+      slot = blocks.find(id8: id8, from: slot + 1)
+    }
+    slot = first
     while slot >= 0 {
       for sketch in 0..<BlockState.sketchSlots where blocks[slot].pointee.has(sketch) {
         if blocks[slot].pointee.object(sketch).pointee.sources.contains(link) { return slot }

@@ -173,10 +173,13 @@ extension RelayCore {
       block.pointee.opened.remove(id)
       block.pointee.has.remove(id)
       block.pointee.wholes.remove(id)
+      block.pointee.sized.remove(id)
       for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
         block.pointee.object(objectSlot).pointee.lanes.reset(id)
         block.pointee.object(objectSlot).pointee.sources.remove(id)
-        if block.pointee.object(objectSlot).pointee.only == id { block.pointee.object(objectSlot).pointee.only = nil }
+        if block.pointee.object(objectSlot).pointee.only == id && objectSlot < BlockState.bodySlot {
+          block.pointee.object(objectSlot).pointee.only = nil
+        }
       }
       touched |= 1 << UInt64(slot)
     }
@@ -330,6 +333,7 @@ extension RelayCore {
       if block.pointee.completeAt + (everyone ? .seconds(3) : RelayCore.settleAfter) < now { settle(slot) }
     }
     releaseLateSpares(now: now, into: &sink)
+    sendTails(now: now, into: &sink)
     tickBackground(now: now, into: &sink)
   }
 }

@@ -10,8 +10,12 @@ extension RelayCore {
   /// A request is repeated after a round trip and a quarter, and no sooner than this.
   static let repeatLeast = Interval.milliseconds(2 as Int64)
   static let repeatMost = Interval.seconds(2)
-  /// Requests for a sketch before the body is fetched without one.
-  static let sketchAsks = 6
+  /// Rounds of requests before neighbours have turns at the body.
+  static let plainAsks = 4
+  /// When nothing has brought a block further for so long, promises of more don't count.
+  static let stallTime = Interval.milliseconds(250 as Int64)
+  /// Nor when it takes so much longer than its bytes, however little by little it gets on.
+  static let plainTime = Interval.seconds(2)
 
   // MARK: Asking
 
@@ -82,23 +86,31 @@ extension RelayCore {
     block.pointee.nextAsk = .never
     guard let (objectSlot, needed) = shortage(slot) else { return }
     let object = block.pointee.object(objectSlot)
-    // What is promised or asked for and may still come, link by link.
+    if isTurn(slot, objectSlot) {
+      lookAtTurn(slot, objectSlot, needed: needed, now: now, into: &sink)
+      return
+    }
+    // What is promised or asked for and may still come, link by link. Who only keeps promising keeps nobody from asking.
+    let gated = block.pointee.report.gatePassed
+    let isStalled =
+      max(block.pointee.progressed, gated) + RelayCore.stallTime < now
+      || gated + RelayCore.plainTime + transferTime(block.pointee.bodyBytes) < now
     var expected = 0.0
     var earliest = Instant.never
     var peers = upLinks
     while let peer = peers.popFirst() {
       let lane = object.pointee.lanes[peer]
       if lane.pointee.coming <= 0 { continue }
+      let isAsked = lane.pointee.outstanding > 0
       let until =
-        lane.pointee.heard
-        + patience(
-          peer, asked: lane.pointee.outstanding > 0, tries(slot, objectSlot))
+        (isStalled ? isAsked ? lane.pointee.askedAt : .zero : lane.pointee.heard)
+        + patience(peer, asked: isAsked, block.pointee.asks)
       if until <= now {
         lane.pointee.promised = 0
         lane.pointee.outstanding = 0
         continue
       }
-      let coming = Double(lane.pointee.coming)
+      let coming = Double(isStalled ? lane.pointee.outstanding : lane.pointee.coming)
       expected += coming - (coming * lossFrom(peer)).rounded()
       earliest = min(earliest, until)
     }
@@ -108,13 +120,6 @@ extension RelayCore {
       return
     }
     ask(slot, objectSlot, lacking: lacking, now: now, into: &sink)
-  }
-
-  /// Requests that went unanswered, as far as they lengthen the wait: while one neighbour is relied on only those to it,
-  /// so that a silent one is left after a few round trips whatever was asked before.
-  private func tries(_ slot: Int, _ objectSlot: Int) -> Int {
-    let block = blocks[slot]
-    return block.pointee.object(objectSlot).pointee.only == nil ? block.pointee.asks : block.pointee.repair.asks
   }
 
   /// How long after its last sign a neighbour's promise is believed.
@@ -132,30 +137,17 @@ extension RelayCore {
     _ slot: Int, _ objectSlot: Int, lacking: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
     let block = blocks[slot]
-    if block.pointee.stage == .collecting && block.pointee.asks >= RelayCore.sketchAsks {
-      // No sketch can be put together here: the body alone, then, from one neighbour at a time.
-      block.pointee.nextAsk = now + RelayCore.repeatLeast
-      relyOnOne(slot, now: now)
+    if block.pointee.repair.plainAsks >= RelayCore.plainAsks && block.pointee.repair.nextPlain <= now {
+      // It doesn't come together this way: the body alone, then, from one neighbour at a time.
+      nextTurn(slot, now: now)
+      block.pointee.nextAsk = now
       return
     }
     let object = block.pointee.object(objectSlot)
     var candidates = (block.pointee.wholes | object.pointee.sources) & upLinks
-    if let only = object.pointee.only {
-      block.pointee.repair.asks += 1
-      if block.pointee.repair.asks > 3 || !upLinks.contains(only) {
-        // It doesn't answer, or is gone: another.
-        if object.pointee.kind == .body {
-          relyOnOne(slot, now: now)
-        } else {
-          object.pointee.only = nil
-        }
-        block.pointee.nextAsk = now + RelayCore.repeatLeast
-        return
-      }
-      candidates = LinkSet(only)
-    }
+    if let only = object.pointee.only { candidates = LinkSet(only) & upLinks }
     if candidates.isEmpty { candidates = upLinks }
-    if block.pointee.asks > 3 && object.pointee.only == nil {
+    if block.pointee.repair.plainAsks > 2 && object.pointee.only == nil {
       // Those who are known to have some of it don't help: whoever may have it by now.
       candidates = upLinks
     }
@@ -180,31 +172,32 @@ extension RelayCore {
       let besides = lane.pointee.isPromisedBesides
       lane.pointee.ask(count)
       lane.pointee.heard = now
+      lane.pointee.askedAt = now
       block.pointee.askedLinks.insert(peer)
       sendNeed(
         slot, kind: object.pointee.kind, count: count, source: source, besides: besides, to: peer, into: &sink)
-      if object.pointee.only != nil && object.pointee.kind == .body {
-        // What this neighbour takes the block's sizes for may be another thing than this announcement: hear it say so.
-        sendNeed(slot, kind: .sketch, count: 1, to: peer, into: &sink)
-      }
       note(
         RelayEvent(
           .asked, link: peer, at: now, block: block.pointee.hash, a: UInt64(count),
           b: UInt64(object.pointee.kind.rawValue)))
-      wait = max(wait, patience(peer, asked: true, tries(slot, objectSlot)))
+      wait = max(wait, patience(peer, asked: true, block.pointee.asks))
     }
     block.pointee.nextAsk = now + wait
+    if block.pointee.repair.nextPlain <= now {
+      // One round, whatever is asked for meanwhile because a promise lapsed.
+      block.pointee.repair.plainAsks += 1
+      block.pointee.repair.nextPlain = now + wait
+    }
   }
 
   /// Source chunks serve a receiver that knows nothing of the object as well as repair chunks, at no one's expense.
   private func wantsSource(_ slot: Int, _ objectSlot: Int) -> Bool {
     let block = blocks[slot]
     if objectSlot != BlockState.bodySlot { return false }
-    if block.pointee.repair.step == .single { return true }
     return block.pointee.assembly.matchedCount * 10 < block.pointee.transactionCount
   }
 
-  private func nearest(_ candidates: LinkSet, preferring wholes: LinkSet) -> LinkID? {
+  func nearest(_ candidates: LinkSet, preferring wholes: LinkSet) -> LinkID? {
     for set in [candidates & wholes, candidates] {
       var best: LinkID?
       var peers = set
@@ -233,8 +226,12 @@ extension RelayCore {
   // MARK: Answering
 
   /// Chunks of one object that one neighbour is sent in a session, asked or not: many times what the worst link makes
-  /// necessary, and an end to asking for ever.
-  private func servedMost(_ sourceCount: Int) -> Int { 16 * sourceCount + 1_024 }
+  /// necessary, and as many as the object has more every ten seconds. Nobody can ask for ever, and nobody has asked so
+  /// often that it is never helped again.
+  private func servedMost(_ slot: Int, _ sourceCount: Int, _ now: Instant) -> Int {
+    let age = max(0, (now - blocks[slot].pointee.report.gatePassed).nanoseconds / 10_000_000_000)
+    return 16 * sourceCount + 1_024 + Int(min(age, 1_000)) * (sourceCount + 64)
+  }
 
   mutating func receiveNeed(_ need: NeedMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
     counters.needsReceived += 1
@@ -263,7 +260,8 @@ extension RelayCore {
     lane.pointee.isOpen = true
     if !need.flags.contains(.besides) { lane.pointee.budget = 0 }
     // Never more than the whole object and as much again, whatever a neighbour asks for.
-    let most = min(2 * object.pointee.sourceCount + 64, servedMost(object.pointee.sourceCount) - Int(lane.pointee.sent))
+    let count = object.pointee.sourceCount
+    let most = min(2 * count + 64, servedMost(slot, count, from.now) - Int(lane.pointee.sent))
     lane.pointee.asked = Int32(clamping: max(0, min(Int(need.count), most)))
     if need.flags.contains(.source) { lane.pointee.wantsSource = true }
     link(from.link).pointee.due |= 1 << UInt64(slot)
@@ -322,7 +320,7 @@ extension RelayCore {
     let block = blocks[slot]
     let isFirst = !block.pointee.has.contains(from.link)
     block.pointee.has.insert(from.link)
-    block.pointee.wholes.insert(from.link)
+    noteWhole(slot, from.link)
     // What is left for it needs no dropping here: lanes are stopped; what the driver has queued goes by name.
     for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
       let lane = block.pointee.object(objectSlot).pointee.lanes[from.link]

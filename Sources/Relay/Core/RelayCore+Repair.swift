@@ -7,8 +7,8 @@ import Wire
 // When a block fails its checks: PROTOCOL.md, section 6. The hash stays wanted; nobody's header is blamed.
 
 extension RelayCore {
-  /// The decoded sketch is not the one announced: one of its chunks is wrong. It is put together again from the chunks
-  /// of one neighbour at a time.
+  /// The decoded sketch is not the one announced: one of its chunks is wrong. What the log has of each neighbour is judged
+  /// by itself, then one that has the whole block is asked; after that the sketch is given up. It only saves bytes.
   mutating func sketchFailed(
     _ slot: Int, _ objectSlot: Int, _ now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
@@ -18,54 +18,47 @@ extension RelayCore {
     block.pointee.report.failedChecks += 1
     note(RelayEvent(.failedChecks, at: now, block: block.pointee.hash, a: UInt64(block.pointee.report.failedChecks)))
     object.pointee.isSuspect = true
-    guard let source = nextSource(slot, object.pointee.sources) else {
-      if !object.pointee.sources.isEmpty {
-        // All were tried by themselves: begin the round again, with what has come since.
-        block.pointee.repair.tried = .none
+    touched |= 1 << UInt64(slot)
+    while let source = nearest(
+      object.pointee.sources & upLinks - object.pointee.tried, preferring: block.pointee.wholes)
+    {
+      object.pointee.tried.insert(source)
+      clear(slot, objectSlot, only: source)
+      feedLog(slot, objectSlot) { $0.from == source }
+      if object.pointee.decoder!.needed == 0 {
+        // What the log has of it suffices, and no further chunk may ever come: judge it now.
+        let again = Arrival(link: source, counter: 0, arrival: now, now: now)
+        sketchIsWhole(slot, objectSlot, again, into: &sink)
+        return
       }
-      startOver(slot, objectSlot, only: nil)
+    }
+    if !object.pointee.isLastTry, let source = nearest(block.pointee.wholes & upLinks, preferring: .none) {
+      object.pointee.isLastTry = true
+      clear(slot, objectSlot, only: source)
       return
     }
-    startOver(slot, objectSlot, only: source)
-    touched |= 1 << UInt64(slot)
-    if object.pointee.decoder!.needed == 0 {
-      // What the log has of it suffices, and no further chunk may ever come: judge it now. Each is tried once a round.
-      let again = Arrival(link: source, counter: 0, arrival: now, now: now)
-      sketchIsWhole(slot, objectSlot, again, into: &sink)
+    if let decoder = object.pointee.decoder.take() { decoders.give(decoder) }
+    let isLast = (0..<BlockState.sketchSlots).allSatisfy {
+      !block.pointee.has($0) || block.pointee.object($0).pointee.decoder == nil
     }
+    if isLast { nextTurn(slot, now: now) }
   }
 
-  /// A neighbour that wasn't relied on by itself yet: those that have the whole block first, then the nearest.
-  private mutating func nextSource(_ slot: Int, _ candidates: LinkSet) -> LinkID? {
-    let block = blocks[slot]
-    let left = (candidates | block.pointee.wholes) & upLinks - block.pointee.repair.tried
-    for set in [left & block.pointee.wholes, left] {
-      var best: LinkID?
-      var peers = set
-      while let peer = peers.popFirst() {
-        if best == nil || link(peer).pointee.roundTripOrGuess < link(best!).pointee.roundTripOrGuess { best = peer }
-      }
-      if let best {
-        block.pointee.repair.tried.insert(best)
-        block.pointee.repair.source = best
-        block.pointee.repair.asks = 0
-        return best
-      }
-    }
-    return nil
-  }
-
-  /// A fresh decoder, fed from the log: all of it, or what one neighbour delivered.
-  private mutating func startOver(_ slot: Int, _ objectSlot: Int, only source: LinkID?, withLog: Bool = true) {
-    let block = blocks[slot]
-    let object = block.pointee.object(objectSlot)
+  /// A fresh decoder, into which only one neighbour's chunks will go; nil: everybody's.
+  mutating func clear(_ slot: Int, _ objectSlot: Int, only source: LinkID?) {
+    let object = blocks[slot].pointee.object(objectSlot)
     object.pointee.only = source
     if let decoder = object.pointee.decoder.take() { decoders.give(decoder) }
     object.pointee.decoder = decoders.take(object.pointee.shape)
-    guard let source, withLog else { return }
+    object.pointee.sourcesFromStart = 0
+  }
+
+  /// Tells an object's decoder chunks out of the log.
+  func feedLog(_ slot: Int, _ objectSlot: Int, where isTaken: (LoggedChunk) -> Bool) {
+    let object = blocks[slot].pointee.object(objectSlot)
     for entry in 0..<object.pointee.log.count {
       let chunk = object.pointee.log[entry]
-      if chunk.from != source { continue }
+      if !isTaken(chunk) { continue }
       let bytes = UnsafeRawBufferPointer(start: chunk.bytes, count: object.pointee.shape.chunkSize).bytes
       let sourceCount = object.pointee.sourceCount
       if chunk.index < UInt32(sourceCount) {
@@ -93,65 +86,41 @@ extension RelayCore {
       abandon(slot, reason: 2, now: now)
       return
     }
-    let body = block.pointee.object(BlockState.bodySlot)
-    body.pointee.isSuspect = true
-    switch block.pointee.repair.step {
-    case .none where block.pointee.assembly.matchedCount > 0 && !block.pointee.repair.isListed:
-      // First suspicion: a match was false. The list of txids proves itself against the header.
-      block.pointee.repair.step = .txids
-      block.pointee.stage = .gathering
-      openList(slot, .txids)
-    default:
-      // A chunk was wrong: begin again with the chunks of one neighbour.
-      relyOnOne(slot, now: now)
-    }
+    block.pointee.object(BlockState.bodySlot).pointee.isSuspect = true
     touched |= 1 << UInt64(slot)
-    block.pointee.hasWork = true
-    workDue = true
-  }
-
-  /// Puts the body together anew from proved matches and one neighbour's chunks.
-  mutating func relyOnOne(_ slot: Int, now: Instant) {
-    let block = blocks[slot]
-    let body = block.pointee.object(BlockState.bodySlot)
-    block.pointee.repair.step = .single
-    block.pointee.repair.asks = 0
-    var isFresh = false
-    if nextSource(slot, body.pointee.sources) == nil {
-      // All were tried with what the log has of them: once more, with what they send now.
-      isFresh = true
-      block.pointee.repair.tried = .none
-      if nextSource(slot, body.pointee.sources | upLinks) == nil { block.pointee.repair.source = RelayEvent.noLink }
-    }
-    let source = block.pointee.repair.source
-    startOver(
-      slot, BlockState.bodySlot, only: source == RelayEvent.noLink ? nil : source, withLog: !isFresh)
-    // Matches that the header's own lists proved stay; others are not worth the doubt.
-    block.pointee.repair.singles += 1
-    if block.pointee.assembly.sketch != nil && block.pointee.repair.isListed && block.pointee.repair.singles == 1 {
-      block.pointee.stage = .filling
-      block.pointee.assembly.next = 0
-      block.pointee.assembly.matchedCount = 0
-      tellPrefix(slot)
-      tellExplicit(slot)
-    } else {
-      block.pointee.assembly.reset()
-      block.pointee.stage = .gathering
-    }
-    // The log alone may suffice: no chunk need come for the next step.
     addWork(slot)
-    touched |= 1 << UInt64(slot)
+    let repair = block.pointee.repair
+    if repair.step == .turns {
+      if repair.isAssisted {
+        // The matches are not worth the doubt any more; that they were wrong is not held against whose turn it is.
+        block.pointee.repair.isAssistSpent = true
+        startTurn(slot, repair.source == RelayEvent.noLink ? nil : repair.source, isAgain: true, now: now)
+        return
+      } else if repair.source != RelayEvent.noLink {
+        block.pointee.repair.failed.insert(repair.source)
+      } else {
+        block.pointee.repair.isLogSpent = true
+      }
+      nextTurn(slot, now: now)
+    } else if block.pointee.assembly.matchedCount > 0 && !repair.isListed {
+      // First suspicion: a match was false. The list of txids proves itself against the header.
+      startList(slot, .txids, now: now)
+    } else {
+      // A chunk was wrong: begin again with the chunks of one neighbour.
+      nextTurn(slot, now: now)
+    }
   }
 
   /// Makes place for a list of ids that is to come.
-  private mutating func openList(_ slot: Int, _ kind: ObjectKind) {
+  mutating func openList(_ slot: Int, _ kind: ObjectKind) -> Bool {
     let block = blocks[slot]
     let place = kind == .txids ? BlockState.txidsSlot : BlockState.wtxidsSlot
-    if block.pointee.has(place) { return }
+    if block.pointee.has(place) { return true }
     guard
       let shape = try? ObjectShape(byteCount: 32 * block.pointee.transactionCount, chunkSize: RelayLimits.chunkBytes)
-    else { return }
+    else { return false }
     block.pointee.put(ObjectState(kind: kind, shape: shape, decoder: decoders.take(shape), ownKey: ownKey), in: place)
+    return true
   }
 
   /// A list of ids has come whole: does it agree with the header, and which matches were false?
@@ -176,18 +145,12 @@ extension RelayCore {
         ? root == block.pointee.header.merkleRoot
         : commitment.map { SHA256.double(root, $0.nonce) == $0.hash } ?? false)
     if !isProved {
-      // A wrong chunk here too: from one neighbour at a time.
-      object.pointee.isSuspect = true
-      let source = nextSource(slot, object.pointee.sources)
-      if source == nil { block.pointee.repair.tried = .none }
-      startOver(slot, objectSlot, only: source)
-      if isTxids || source != nil {
-        touched |= 1 << UInt64(slot)
-        if object.pointee.decoder!.needed == 0 { listIsWhole(slot, objectSlot, from, into: &sink) }
-        return
-      }
+      listFailed(slot, now: from.now)
+      return
     }
-    let withdrawn = isProved ? withdraw(slot, leaves, isTxids) : 0
+    if let decoder = object.pointee.decoder.take() { decoders.give(decoder) }
+    let withdrawn = withdraw(slot, leaves, isTxids)
+    touched |= 1 << UInt64(slot)
     if withdrawn > 0 {
       counters.falseMatches += UInt64(withdrawn)
       note(RelayEvent(.falseMatches, at: from.now, block: block.pointee.hash, a: UInt64(withdrawn)))
@@ -197,14 +160,14 @@ extension RelayCore {
       countMissing(slot)
       addWork(slot)
     } else if isTxids && block.pointee.assembly.matchedCount > 0 && commitment != nil {
-      block.pointee.repair.step = .wtxids
-      openList(slot, .wtxids)
+      // Who sent the one is the best to ask for the other.
+      block.pointee.repair.listed = .none
+      startList(slot, .wtxids, now: from.now)
     } else {
+      // All matches are the block's: a chunk was wrong.
       block.pointee.repair.isListed = true
-      relyOnOne(slot, now: from.now)
-      addWork(slot)
+      nextTurn(slot, now: from.now)
     }
-    touched |= 1 << UInt64(slot)
   }
 
   /// Withdraws matches that are not the listed transactions; how many there were.

@@ -253,7 +253,9 @@ extension RelayCore {
     let sourceCount = UInt32(object.pointee.sourceCount)
     let ownKey = link(peer).pointee.key4
 
-    while Int(lane.pointee.cursor) < object.pointee.log.count {
+    // Who asks is told only what is known to be true: once the object is whole, of this relay's own making.
+    let isVouched = object.pointee.isWhole && lane.pointee.asked > 0
+    while !isVouched && Int(lane.pointee.cursor) < object.pointee.log.count {
       let entry = Int(lane.pointee.cursor)
       let chunk = object.pointee.log[entry]
       let isNews =
@@ -262,7 +264,7 @@ extension RelayCore {
       if isNews {
         let pointer = UnsafeRawPointer(chunk.bytes)
         if !emit(
-          slot, objectSlot, lane, index: chunk.index, maker: chunk.maker, bytes: pointer, to: peer,
+          slot, objectSlot, lane, index: chunk.index, maker: chunk.maker, isOwn: false, bytes: pointer, to: peer,
           isNewest: isNewest, now: now, into: &sink)
         {
           return false
@@ -285,8 +287,8 @@ extension RelayCore {
         }
         guard let pointer = object.pointee.sourceChunk(Int(index)) else { return false }
         if !emit(
-          slot, objectSlot, lane, index: index, maker: self.ownKey, bytes: pointer, to: peer, isNewest: isNewest,
-          now: now, into: &sink)
+          slot, objectSlot, lane, index: index, maker: self.ownKey, isOwn: true, bytes: pointer, to: peer,
+          isNewest: isNewest, now: now, into: &sink)
         {
           return false
         }
@@ -308,8 +310,8 @@ extension RelayCore {
     guard (try? object.pointee.encoder!.writeRepair(index, into: &out)) != nil else { return false }
     counters.workEncoded += UInt64(object.pointee.workDone - before)
     if !emit(
-      slot, objectSlot, lane, index: sourceCount + UInt32(index), maker: self.ownKey, bytes: UnsafeRawPointer(scratch),
-      to: peer, isNewest: isNewest, now: now, into: &sink)
+      slot, objectSlot, lane, index: sourceCount + UInt32(index), maker: self.ownKey, isOwn: true,
+      bytes: UnsafeRawPointer(scratch), to: peer, isNewest: isNewest, now: now, into: &sink)
     {
       return false
     }
@@ -321,13 +323,14 @@ extension RelayCore {
   /// Writes and seals the packet of one chunk.
   private mutating func emit(
     _ slot: Int, _ objectSlot: Int, _ lane: UnsafeMutablePointer<Lane>, index: UInt32, maker: UInt32,
-    bytes: UnsafeRawPointer, to peer: LinkID, isNewest: Bool, now: Instant,
+    isOwn: Bool, bytes: UnsafeRawPointer, to peer: LinkID, isNewest: Bool, now: Instant,
     into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
     let block = blocks[slot]
     let object = block.pointee.object(objectSlot)
     let size = object.pointee.shape.chunkSize
-    var flags: ChunkFlags = block.pointee.isComplete ? .whole : []
+    // Only for what is made here of the whole block: what is passed on out of the log may be wrong all the same.
+    var flags: ChunkFlags = isOwn && block.pointee.isComplete ? .whole : []
     if lane.pointee.asked > 0 { flags.insert(.asked) }
     // While budgets aren't reckoned: enough to come. The next packets say how much.
     let isReckoned = !block.pointee.isFresh && !block.pointee.isFirstWave
@@ -339,7 +342,7 @@ extension RelayCore {
     // The packet is written once; for each neighbour only what is about it changes, and the seal reads it from here.
     let isReady =
       templateSerial == block.pointee.serial && templateObject == objectSlot && templateIndex == index
-      && templateMaker == maker
+      && templateMaker == maker && templateIsOwn == isOwn
     let template = scratch + RelayCore.templateOffset
     let count: Int
     if object.pointee.kind == .sketch {
@@ -373,7 +376,7 @@ extension RelayCore {
       }
     }
     (templateSerial, templateObject) = (block.pointee.serial, objectSlot)
-    (templateIndex, templateMaker) = (index, maker)
+    (templateIndex, templateMaker, templateIsOwn) = (index, maker, isOwn)
     let message = UnsafeRawBufferPointer(start: template, count: count)
     guard sessions.send(message.bytes, on: peer, urgency: urgency, flow: flow, into: &sink) else { return false }
     counters.packetsSealed += 1

@@ -48,6 +48,7 @@ public struct RelayCore: ~Copyable {
   var templateObject = -1
   var templateIndex: UInt32 = 0
   var templateMaker: UInt32 = 0
+  var templateIsOwn = false
   var journeys: [(LinkID, [UInt8])] = []
   /// Journeys that wait until nothing of a block is due to a neighbour; for whom each still is.
   var journeysOut: [(records: [UInt8], to: LinkSet)] = []
