@@ -98,6 +98,7 @@ extension RelayCore {
       block.pointee.stage = .filling
       block.pointee.assembly.next = 0
       block.pointee.assembly.matchedCount = 0
+      block.pointee.assembly.matchedBytes = 0
       block.pointee.assembly.check = nil
       tellPrefix(slot)
       tellExplicit(slot)
