@@ -50,6 +50,19 @@ import Wire
     #expect(report.requests == 0)
   }
 
+  /// A block that takes its time on a narrow link is coming in: catch-up doesn't fetch it anew, which would send all twice.
+  @Test func whatComesInSlowlyIsNotFetchedAnew() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    net.bytesPerMillisecond = 4_000
+    try net.begin(block, cold: [1])
+    #expect(net.run(.seconds(20)) { net.isComplete(1, block.hash) })
+    let report = net.report(1, block)
+    #expect((report.verified - report.firstPacket).milliseconds > 300, "longer than catch-up waits")
+    #expect(report.requests == 0)
+    #expect(report.packetsIn < 1_300, "\(report.packetsIn)")
+  }
+
   /// A promise that is not kept is not counted on: the request takes its place.
   @Test func aBrokenPromiseIsReplaced() throws {
     let block = try TestBlock("702861")

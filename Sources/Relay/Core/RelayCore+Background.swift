@@ -198,12 +198,19 @@ extension RelayCore {
     if nextStatus > now + .milliseconds(200 as Int64) { nextStatus = now + .milliseconds(200 as Int64) }
   }
 
-  /// Of the blocks that catch-up looks at, those that need no fetching.
-  private func presentBlocks() -> [Hash256] { CatchUp.candidates(chain).filter { isHere($0) } }
+  /// Of the blocks that catch-up looks at, those that need no fetching: what is here, and what is coming in. (To fetch a
+  /// block that takes its time on a slow link would begin it anew.)
+  private func presentBlocks(now: Instant) -> [Hash256] {
+    CatchUp.candidates(chain).filter { hash in
+      if isHere(hash) { return true }
+      guard let slot = blocks.find(hash), !blocks[slot].pointee.isComplete else { return false }
+      return !isStalled(slot, now)
+    }
+  }
 
   /// Looks at what is lacking, asks for it, and sends what others asked for.
   mutating func decide(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
-    let present = presentBlocks()
+    let present = presentBlocks(now: now)
     catchUp.decide(now: now, chain: chain) { present.contains($0) }
     var peers = upLinks
     while let peer = peers.popFirst() {
@@ -262,7 +269,7 @@ extension RelayCore {
 
   mutating func runBackground(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     transactions.deadlinePassed(now: now)
-    let present = presentBlocks()
+    let present = presentBlocks(now: now)
     catchUp.decide(now: now, chain: chain) { present.contains($0) }
     var peers = upLinks
     while let peer = peers.popFirst() { sendBackground(to: peer, now: now, into: &sink) }

@@ -91,10 +91,7 @@ extension RelayCore {
       return
     }
     // What is promised or asked for and may still come, link by link. Who only keeps promising keeps nobody from asking.
-    let gated = block.pointee.report.gatePassed
-    let isStalled =
-      max(block.pointee.progressed, gated) + RelayCore.stallTime < now
-      || gated + RelayCore.plainTime + transferTime(block.pointee.bodyBytes) < now
+    let isStalled = isStalled(slot, now)
     var expected = 0.0
     var earliest = Instant.never
     var peers = upLinks
@@ -120,6 +117,14 @@ extension RelayCore {
       return
     }
     ask(slot, objectSlot, lacking: lacking, now: now, into: &sink)
+  }
+
+  /// Nothing has brought an incomplete block further of late, or all that came took far longer than its bytes need.
+  func isStalled(_ slot: Int, _ now: Instant) -> Bool {
+    let block = blocks[slot]
+    let gated = block.pointee.report.gatePassed
+    return max(block.pointee.progressed, gated) + RelayCore.stallTime < now
+      || gated + RelayCore.plainTime + transferTime(block.pointee.bodyBytes) < now
   }
 
   /// How long after its last sign a neighbour's promise is believed.
