@@ -107,10 +107,13 @@ extension SessionTable {
   /// The table takes nothing more afterwards.
   public mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     for i in 0..<capacity where configured[i] && links[i].current != LinkRecord.none {
-      sendControl(i, into: &sink) { out in
-        out.u8[0] = SessionFormat.Control.close
-        out.u8[1] = 0
-        return SessionFormat.closeBytes
+      // Nobody is left to repeat it when it is lost: three times at once.
+      for _ in 0..<3 {
+        sendControl(i, into: &sink) { out in
+          out.u8[0] = SessionFormat.Control.close
+          out.u8[1] = 0
+          return SessionFormat.closeBytes
+        }
       }
       note(.lost(LinkID(UInt16(i)), .closed))
       wipeAll(i)
