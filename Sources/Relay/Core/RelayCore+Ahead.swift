@@ -128,18 +128,8 @@ extension RelayCore {
   /// A fresh decoder for the body, fed with all chunks that came.
   private mutating func forgetTold(_ slot: Int) {
     let body = blocks[slot].pointee.object(BlockState.bodySlot)
-    guard let decoder = body.pointee.decoder.take() else { return }
-    decoders.give(decoder)
-    body.pointee.decoder = decoders.take(body.pointee.shape)
-    let sourceCount = body.pointee.sourceCount
-    for entry in 0..<body.pointee.log.count {
-      let chunk = body.pointee.log[entry]
-      let bytes = UnsafeRawBufferPointer(start: chunk.bytes, count: body.pointee.shape.chunkSize).bytes
-      if chunk.index < UInt32(sourceCount) {
-        try? body.pointee.decoder!.addSource(Int(chunk.index), bytes)
-      } else {
-        try? body.pointee.decoder!.addRepair(Int(chunk.index) - sourceCount, bytes)
-      }
-    }
+    if body.pointee.decoder == nil { return }
+    clear(slot, BlockState.bodySlot, only: body.pointee.only)
+    feedLog(slot, BlockState.bodySlot) { _ in true }
   }
 }
