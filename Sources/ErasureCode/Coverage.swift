@@ -47,10 +47,10 @@ struct Coverage: ~Copyable {
   /// The most unknown symbols in any column.
   mutating func mostUnknown() -> Int {
     if maximumIsStale {
-      var most = SIMD16<UInt16>(repeating: 0)
-      let vectors = UnsafeRawPointer(columns).assumingMemoryBound(to: SIMD16<UInt16>.self)
-      for i in 0..<shape.columns / 16 { most = pointwiseMax(most, vectors[i]) }
-      maximum = Int(most.max())
+      // As plain as this it is turned into vectors; `pointwiseMax` is a call each.
+      var most: UInt16 = 0
+      for column in 0..<shape.columns { most = max(most, columns[column]) }
+      maximum = Int(most)
       maximumIsStale = false
     }
     return maximum
@@ -69,8 +69,12 @@ struct Coverage: ~Copyable {
 
   /// Is any byte of the range told?
   func overlaps(_ range: Range<Int>) -> Bool {
-    for block in Self.blocks(range) where told(block: block) & Self.mask(range, block: block) != 0 { return true }
-    return false
+    let (blocks, words) = (Self.blocks(range), bitmap.bound(to: UInt64.self))
+    if blocks.isEmpty { return false }
+    let last = blocks.upperBound - 1
+    var told = words[blocks.lowerBound] & Self.mask(range, block: blocks.lowerBound)
+    for block in blocks.dropFirst().dropLast() { told |= words[block] }
+    return told | words[last] & Self.mask(range, block: last) != 0
   }
 
   func contains(_ range: Range<Int>) -> Bool {
@@ -96,39 +100,79 @@ struct Coverage: ~Copyable {
   }
 
   mutating func insert(_ range: Range<Int>) {
-    change(range) { old, mask in old | mask }
+    if range.lowerBound % shape.chunkSize == 0, insertChunk(range.lowerBound / shape.chunkSize, range.upperBound) { return }
+    change(range, isInsert: true)
   }
 
-  mutating func remove(_ range: Range<Int>) {
-    change(range) { old, mask in old & ~mask }
+  /// A chunk of which nothing was told becomes known up to its end, if that is `end`: what a packet brings.
+  private mutating func insertChunk(_ chunk: Int, _ end: Int) -> Bool {
+    let words = bitmap.bound(to: UInt64.self) + chunk * shape.strips
+    if end != (chunk + 1) * shape.chunkSize { return false }
+    var told: UInt64 = 0
+    for strip in 0..<shape.strips { told |= words[strip] }
+    if told != 0 { return false }
+    for strip in 0..<shape.strips { words[strip] = ~0 }
+    let counts = UnsafeMutableRawPointer(columns).assumingMemoryBound(to: SIMD16<UInt16>.self)
+    for group in 0..<shape.strips * 2 { counts[group] &-= SIMD16(repeating: 1) }
+    chunks[chunk] = 0
+    unknownSymbols -= shape.columns
+    maximumIsStale = true
+    return true
   }
 
-  @inline(__always) private mutating func change(_ range: Range<Int>, _ with: (UInt64, UInt64) -> UInt64) {
+  mutating func remove(_ range: Range<Int>) { change(range, isInsert: false) }
+
+  /// Every transaction of a block that the mempool has comes through here: whole blocks, which are most of it, cost a
+  /// few instructions, and chunk and strip are counted on instead of divided out.
+  @inline(__always) private mutating func change(_ range: Range<Int>, isInsert: Bool) {
     let words = bitmap.bound(to: UInt64.self)
-    for block in Self.blocks(range) {
+    let blocks = Self.blocks(range)
+    let last = blocks.upperBound - 1
+    var (chunk, strip) = blocks.lowerBound.quotientAndRemainder(dividingBy: shape.strips)
+    strip -= 1
+    for block in blocks {
+      strip += 1
+      if strip == shape.strips { (chunk, strip) = (chunk + 1, 0) }
+      let isEdge = block == blocks.lowerBound || block == last
+      let mask = isEdge ? Self.mask(range, block: block) : ~0
       let old = words[block]
-      let new = with(old, Self.mask(range, block: block))
+      let new = isInsert ? old | mask : old & ~mask
+      if old == new { continue }
       words[block] = new
-      let (was, now) = (Self.known(old), Self.known(new))
-      if was == now { continue }
+      let changed = old == 0 && new == ~0 ? 0x5555_5555_5555_5555 : Self.known(old) ^ Self.known(new)
+      if changed == 0 { continue }
       maximumIsStale = true
-      let (chunk, strip) = block.quotientAndRemainder(dividingBy: shape.strips)
-      let difference = now.nonzeroBitCount - was.nonzeroBitCount
-      chunks[chunk] = UInt16(Int(chunks[chunk]) - difference)
-      unknownSymbols -= difference
-      let counts = columns + strip * 32
-      if difference == 32 {
-        let halves = UnsafeMutableRawPointer(counts).assumingMemoryBound(to: SIMD16<UInt16>.self)
-        halves[0] &-= SIMD16(repeating: 1)
-        halves[1] &-= SIMD16(repeating: 1)
-        continue
-      }
-      var changed = was ^ now
-      while changed != 0 {
-        let bit = changed.trailingZeroBitCount
-        counts[bit / 2] &+= now >> UInt64(bit) & 1 == 1 ? UInt16.max : 1
-        changed &= changed - 1
+      let count = changed.nonzeroBitCount
+      let step = isInsert ? 0 &- UInt16(1) : 1
+      chunks[chunk] &+= step &* UInt16(count)
+      unknownSymbols += isInsert ? -count : count
+      let halves = UnsafeMutableRawPointer(columns + strip * 32).assumingMemoryBound(to: SIMD16<UInt16>.self)
+      if count == 32 {
+        halves[0] &+= SIMD16(repeating: step)
+        halves[1] &+= SIMD16(repeating: step)
+      } else {
+        let bits = Self.even(changed)
+        halves[0] &+= Self.spread(UInt16(truncatingIfNeeded: bits)) &* SIMD16(repeating: step)
+        halves[1] &+= Self.spread(UInt16(truncatingIfNeeded: bits >> 16)) &* SIMD16(repeating: step)
       }
     }
+  }
+
+  /// Every second bit, from bit 0 on, close together.
+  @inline(__always) private static func even(_ bits: UInt64) -> UInt64 {
+    var b = bits & 0x5555_5555_5555_5555
+    b = (b | b >> 1) & 0x3333_3333_3333_3333
+    b = (b | b >> 2) & 0x0F0F_0F0F_0F0F_0F0F
+    b = (b | b >> 4) & 0x00FF_00FF_00FF_00FF
+    b = (b | b >> 8) & 0x0000_FFFF_0000_FFFF
+    return (b | b >> 16) & 0xFFFF_FFFF
+  }
+
+  /// Bit k as 0 or 1 in lane k.
+  @inline(__always) private static func spread(_ bits: UInt16) -> SIMD16<UInt16> {
+    let powers = SIMD16<UInt16>(
+      1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768)
+    // Nothing is left of a power that is there, and only then does subtracting borrow into the highest bit.
+    return (((SIMD16(repeating: bits) & powers) ^ powers) &- SIMD16(repeating: 1)) &>> SIMD16(repeating: 15)
   }
 }

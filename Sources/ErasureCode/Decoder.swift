@@ -102,6 +102,11 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     mutating get { solved ? 0 : max(0, coverage.mostUnknown() - repairsHeld) }
   }
 
+  /// `needed` is 0. Cheaper to ask after every chunk: the fullest column has no less than the mean.
+  public var isSolvable: Bool {
+    mutating get { solved || coverage.unknownSymbols <= repairsHeld * shape.columns && needed == 0 }
+  }
+
   /// The most unknown 16-bit symbols in any column: `needed` without the repair chunks held.
   public var mostUnknown: Int { mutating get { coverage.mostUnknown() } }
 
@@ -182,7 +187,9 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     for i in range.count..<bytes.byteCount where unsafe bytes.unsafeLoad(fromByteOffset: i, as: UInt8.self) != 0 {
       throw .paddingNotZero(byte: i)
     }
-    let wasThere = solved || coverage.contains(range)
+    let wasThere = isPresent(chunk: index)
+    // The next one's place, most likely: nothing has touched it for minutes, and packets leave time to fetch it.
+    if index + 1 < shape.sourceCount { warm(data.base + (index + 1) * shape.chunkSize) }
     try addKnown(range, bytes.extracting(0..<range.count))
     sourceBits.base[index / 8] |= 1 << UInt8(index % 8)
     if wasThere { throw .duplicateSource(index: index) }
@@ -229,7 +236,13 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     heldBits.base[x / 8] |= 1 << UInt8(x % 8)
     repairsHeld += 1
     repairsSinceChange += 1
+    if repairsHeld < shape.sourceCount { warm(raw.base + repairsHeld * shape.chunkSize) }
     if canSync, canMakeRow(x), late.blocks <= Work.slice / 4 { workDone += sync(slot) }
+  }
+
+  /// Fetches a chunk's place to be written.
+  @inline(__always) private func warm(_ place: UnsafePointer<UInt8>) {
+    for line in stride(from: 0, to: shape.chunkSize, by: 64) { lp_prefetch_write(place + line) }
   }
 
   func heldBit(_ x: Int) -> Bool { heldBits.base[x / 8] >> UInt8(x % 8) & 1 == 1 }

@@ -29,3 +29,5 @@ size_t lp_siphash24_32_filter(
 
 // Brings the cache line at `address` closer. Any address is fine.
 static inline void lp_prefetch(const void *address) { __builtin_prefetch(address); }
+/// The same for a line that will be written.
+static inline void lp_prefetch_write(const void *address) { __builtin_prefetch(address, 1); }

@@ -136,7 +136,7 @@ extension RelayCore {
   ) {
     let block = blocks[slot]
     let object = block.pointee.object(objectSlot)
-    guard object.pointee.decoder != nil, object.pointee.decoder!.needed == 0 else { return }
+    guard object.pointee.decoder != nil, object.pointee.decoder!.isSolvable else { return }
     switch object.pointee.kind {
     case .sketch:
       if block.pointee.stage == .collecting { sketchIsWhole(slot, objectSlot, from, into: &sink) }

@@ -59,7 +59,7 @@ extension RelayCore {
     }
     lookAtTouched(now: now, into: &sink)
     // The background's work comes after the last of the blocks', which isn't the last of all.
-    if worked && (map.needsRecompute || !isIndexReady || decoders.needsRefill) { workDue = true }
+    if worked && (map.needsRecompute || !isIndexReady || decoders.needsRefill || pool.needsCells) { workDue = true }
     if !worked && map.needsRecompute {
       if !map.recompute() { workDue = true }
       worked = true
@@ -70,7 +70,9 @@ extension RelayCore {
       counters.idsComputed += 1_500
       if !isIndexReady { workDue = true }
     }
-    if !worked && isIndexReady && decoders.refill(sketchBytes: 64 << 10, bodyBytes: 2_000_000) { workDue = true }
+    if !worked && isIndexReady && (decoders.refill(sketchBytes: 64 << 10, bodyBytes: 2_000_000) || pool.prepare()) {
+      workDue = true
+    }
   }
 
   /// Work is due on a block that is not whole here.
