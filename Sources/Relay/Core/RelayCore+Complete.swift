@@ -83,7 +83,7 @@ extension RelayCore {
     while let peer = peers.popFirst() {
       if controller.readiness(of: peer) != .inStep { return false }
     }
-    let wave = Int32(max(8, body.pointee.sourceCount / 32))
+    let wave = Int32(firstWave(of: body))
     peers = all
     while let peer = peers.popFirst() {
       let lane = body.pointee.lanes[peer]
@@ -97,6 +97,8 @@ extension RelayCore {
     addWork(slot)
     return true
   }
+
+  func firstWave(of body: UnsafeMutablePointer<ObjectState>) -> Int { max(8, body.pointee.sourceCount / 32) }
 
   /// Now each neighbour's whole budget is reckoned, and the sketch's spare chunks may go.
   private mutating func endFirstWave(_ slot: Int) {

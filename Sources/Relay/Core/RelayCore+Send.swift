@@ -8,6 +8,10 @@ extension RelayCore {
   static let templateOffset = 2_048
   /// Datagrams that one pass over the links may seal before they leave and other work goes on: about 30 µs.
   static let pumpMost = 16
+  /// Repair chunks of the sketch that go before the body's rest: two losses of usual length.
+  static let sketchSparesFirst = 8
+  /// Chunks of the body between two of the others.
+  static let bodyPerSketchSpare = 8
   /// A block that isn't whole here after this long goes to those owed only spare packets as far as it came.
   static let spareWait = Interval.milliseconds(20 as Int64)
 
@@ -130,21 +134,39 @@ extension RelayCore {
     _ slot: Int, _ objectSlot: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
     var peers = blocks[slot].pointee.opened & upLinks
+    if peers.isEmpty { return }
+    let object = blocks[slot].pointee.object(objectSlot)
+    let entry = object.pointee.log.count - 1
+    let chunk = object.pointee.log[entry]
+    let bit: UInt64 = 1 << UInt64(slot)
+    let isSource = chunk.index < UInt32(object.pointee.sourceCount)
+    var packet: OutgoingPacket?
     while let peer = peers.popFirst() {
-      let lane = blocks[slot].pointee.object(objectSlot).pointee.lanes[peer]
+      let lane = object.pointee.lanes[peer]
       if !lane.pointee.isDue { continue }
       let state = link(peer)
-      let bit: UInt64 = 1 << UInt64(slot)
       let others = state.pointee.due & ~bit
       state.pointee.due |= bit
-      if others == 0 && Int(lane.pointee.cursor) + 1 >= blocks[slot].pointee.object(objectSlot).pointee.log.count {
-        // Nothing else waits for this neighbour: the chunk at hand is what to choose.
-        if sink.room(on: peer) > 0 {
-          _ = sendChunk(slot, objectSlot, to: peer, isNewest: blocks.slot(at: 0) == slot, now: now, into: &sink)
-        }
-      } else {
+      if others != 0 || Int(lane.pointee.cursor) != entry || object.pointee.isWhole {
         fill(peer, now: now, into: &sink)
+        continue
       }
+      // Nothing else waits for this neighbour: the chunk at hand is what to choose.
+      if sink.room(on: peer) <= 0 { continue }
+      let isNews =
+        !chunk.known.contains(peer) && !chunk.isHeldBack && chunk.maker != state.pointee.key4
+        && !(lane.pointee.isSpare && lane.pointee.asked <= 0 && isSource)
+      if isNews {
+        if packet == nil {
+          packet = write(
+            slot, objectSlot, index: chunk.index, maker: chunk.maker, isOwn: false, bytes: UnsafeRawPointer(chunk.bytes),
+            isNewest: blocks.slot(at: 0) == slot, now: now)
+        }
+        if !seal(packet!, slot, lane, to: peer, now: now, into: &sink) { continue }
+        object.pointee.log.mark(entry, knownTo: peer)
+        counters.chunksForwarded += 1
+      }
+      lane.pointee.cursor += 1
     }
   }
 
@@ -214,7 +236,7 @@ extension RelayCore {
           if !lane.pointee.isDue { continue }
           isDue = true
           if pass == 0 && lane.pointee.asked <= 0 { continue }
-          if step == 0 && waitsForFirstWave(slot, lane) { continue }
+          if step == 0 && yieldsToBody(slot, lane, peer) { continue }
           if sendChunk(slot, objectSlot, to: peer, isNewest: position == 1, now: now, into: &sink) { return true }
         }
       }
@@ -223,13 +245,21 @@ extension RelayCore {
     return false
   }
 
-  /// Few receivers lose any of the sketch: what makes up for that goes after the first of the body.
+  /// Few receivers lose any of the sketch, and hardly one much of it: what makes up for that goes after the first of the
+  /// body, and but for the first few between the rest of the body.
   @inline(__always)
-  private func waitsForFirstWave(_ slot: Int, _ lane: UnsafeMutablePointer<Lane>) -> Bool {
+  private func yieldsToBody(_ slot: Int, _ lane: UnsafeMutablePointer<Lane>, _ peer: LinkID) -> Bool {
     let block = blocks[slot]
-    if !block.pointee.isFresh && !block.pointee.isFirstWave { return false }
-    return lane.pointee.asked <= 0
-      && lane.pointee.sent >= block.pointee.object(block.pointee.sketchSent).pointee.sourceCount
+    if lane.pointee.asked > 0 { return false }
+    let spare = Int(lane.pointee.sent) - block.pointee.object(block.pointee.sketchSent).pointee.sourceCount
+    if spare < 0 { return false }
+    if block.pointee.isFresh || block.pointee.isFirstWave { return true }
+    let body = block.pointee.object(BlockState.bodySlot)
+    if spare < RelayCore.sketchSparesFirst || !body.pointee.isWhole || !body.pointee.lanes[peer].pointee.isDue {
+      return false
+    }
+    return Int(body.pointee.lanes[peer].pointee.sent)
+      < firstWave(of: body) + (spare - RelayCore.sketchSparesFirst + 1) * RelayCore.bodyPerSketchSpare
   }
 
   /// More than any receiver asks for, whatever it expects to lose.
@@ -326,64 +356,106 @@ extension RelayCore {
     isOwn: Bool, bytes: UnsafeRawPointer, to peer: LinkID, isNewest: Bool, now: Instant,
     into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
+    let packet = write(
+      slot, objectSlot, index: index, maker: maker, isOwn: isOwn, bytes: bytes, isNewest: isNewest, now: now)
+    return seal(packet, slot, lane, to: peer, now: now, into: &sink)
+  }
+
+  /// A chunk's packet as it lies in `template`, and what of it is the same for all neighbours. Trivial.
+  private struct OutgoingPacket {
+    var byteCount: Int
+    /// Of the block's objects.
+    var object: UnsafeMutablePointer<ObjectState>
+    var body: UnsafeMutablePointer<ObjectState>
+    var flags: ChunkFlags
+    /// Budgets are reckoned; until then packets say that enough is to come. The next ones say how much.
+    var isReckoned: Bool
+    var urgency: Urgency
+    var flow: FlowID
+    var age: UInt32
+  }
+
+  /// Writes a chunk's packet, unless it lies in `template` already: for each neighbour only what is about it changes, and
+  /// the seal reads it from there.
+  @inline(__always)
+  private mutating func write(
+    _ slot: Int, _ objectSlot: Int, index: UInt32, maker: UInt32, isOwn: Bool, bytes: UnsafeRawPointer,
+    isNewest: Bool, now: Instant
+  ) -> OutgoingPacket {
     let block = blocks[slot]
     let object = block.pointee.object(objectSlot)
     let size = object.pointee.shape.chunkSize
-    // Only for what is made here of the whole block: what is passed on out of the log may be wrong all the same.
-    var flags: ChunkFlags = isOwn && block.pointee.isComplete ? .whole : []
-    if lane.pointee.asked > 0 { flags.insert(.asked) }
-    // While budgets aren't reckoned: enough to come. The next packets say how much.
-    let isReckoned = !block.pointee.isFresh && !block.pointee.isFirstWave
-    let more =
-      isReckoned || object.pointee.kind != .body
-      ? lane.pointee.moreAfterThis : RelayCore.enough(of: object)
-    let urgency: Urgency = block.pointee.isCatchUp ? .background : isNewest ? .block : .late
-    let flow = FlowID(block.pointee.id8 | 1)
-    // The packet is written once; for each neighbour only what is about it changes, and the seal reads it from here.
+    var packet = OutgoingPacket(
+      byteCount: 0, object: object, body: block.pointee.object(BlockState.bodySlot),
+      // Only for what is made here of the whole block: what is passed on out of the log may be wrong all the same.
+      flags: isOwn && block.pointee.isComplete ? .whole : [],
+      isReckoned: !block.pointee.isFresh && !block.pointee.isFirstWave,
+      urgency: block.pointee.isCatchUp ? .background : isNewest ? .block : .late,
+      flow: FlowID(block.pointee.id8 | 1), age: 0)
     let isReady =
       templateSerial == block.pointee.serial && templateObject == objectSlot && templateIndex == index
       && templateMaker == maker && templateIsOwn == isOwn
     let template = scratch + RelayCore.templateOffset
-    let count: Int
     if object.pointee.kind == .sketch {
-      let body = block.pointee.object(BlockState.bodySlot)
-      let moreBody =
-        isReckoned ? body.pointee.lanes[peer].pointee.more : RelayCore.enough(of: body)
       let start = min(block.pointee.report.firstPacket, now)
-      let age = UInt32(clamping: (now - start).nanoseconds / 1_000)
-      count = SketchMessage.encodedBytes
-      if isReady {
-        SketchMessage.patch(template, flags: flags, more: more, moreBody: moreBody, age: age)
-      } else {
+      packet.age = UInt32(clamping: (now - start).nanoseconds / 1_000)
+      packet.byteCount = SketchMessage.encodedBytes
+      if !isReady {
         let head = SketchHead(
-          flags: flags, header: block.pointee.headerBytes, bodyBytes: UInt32(block.pointee.bodyBytes),
+          flags: [], header: block.pointee.headerBytes, bodyBytes: UInt32(block.pointee.bodyBytes),
           sketchBytes: UInt32(object.pointee.shape.byteCount), sketchID: object.pointee.sketchID,
           transactionCount: UInt32(block.pointee.transactionCount), bodyChunkBytes: UInt16(block.pointee.chunkBytes),
-          epoch: object.pointee.epoch, maker: maker, more: more, moreBody: moreBody, age: age, index: index)
-        var out = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: count))
+          epoch: object.pointee.epoch, maker: maker, more: 0, moreBody: 0, age: 0, index: index)
+        var out = MutableRawSpan(
+          _unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: packet.byteCount))
         _ = SketchMessage(head, chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes).write(into: &out)
       }
     } else {
-      count = ChunkMessage.headBytes + size
-      if isReady {
-        ChunkMessage.patch(template, kind: object.pointee.kind, flags: flags, more: more)
-      } else {
-        var out = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: count))
+      packet.byteCount = ChunkMessage.headBytes + size
+      if !isReady {
+        var out = MutableRawSpan(
+          _unsafeBytes: UnsafeMutableRawBufferPointer(start: template, count: packet.byteCount))
         _ = ChunkMessage(
-          kind: object.pointee.kind, flags: flags, block: block.pointee.id8, maker: maker, more: more, index: index,
+          kind: object.pointee.kind, flags: [], block: block.pointee.id8, maker: maker, more: 0, index: index,
           chunk: UnsafeRawBufferPointer(start: bytes, count: size).bytes
         ).write(into: &out)
       }
     }
     (templateSerial, templateObject) = (block.pointee.serial, objectSlot)
     (templateIndex, templateMaker, templateIsOwn) = (index, maker, isOwn)
-    let message = UnsafeRawBufferPointer(start: template, count: count)
-    guard sessions.send(message.bytes, on: peer, urgency: urgency, flow: flow, into: &sink) else { return false }
+    return packet
+  }
+
+  /// Seals the packet in `template` for one neighbour.
+  @inline(__always)
+  private mutating func seal(
+    _ packet: OutgoingPacket, _ slot: Int, _ lane: UnsafeMutablePointer<Lane>, to peer: LinkID, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let block = blocks[slot]
+    let template = scratch + RelayCore.templateOffset
+    let flags = lane.pointee.asked > 0 ? packet.flags.union(.asked) : packet.flags
+    let kind = packet.object.pointee.kind
+    if kind == .sketch {
+      SketchMessage.patch(
+        template, flags: flags, more: lane.pointee.moreAfterThis,
+        moreBody: packet.isReckoned
+          ? packet.body.pointee.lanes[peer].pointee.more : RelayCore.enough(of: packet.body),
+        age: packet.age)
+    } else {
+      let more =
+        packet.isReckoned || kind != .body ? lane.pointee.moreAfterThis : RelayCore.enough(of: packet.object)
+      ChunkMessage.patch(template, kind: kind, flags: flags, more: more)
+    }
+    let message = UnsafeRawBufferPointer(start: template, count: packet.byteCount)
+    guard sessions.send(message.bytes, on: peer, urgency: packet.urgency, flow: packet.flow, into: &sink) else {
+      return false
+    }
     counters.packetsSealed += 1
-    counters.bytesSealed += UInt64(count)
+    counters.bytesSealed += UInt64(packet.byteCount)
     lane.pointee.spend()
     block.pointee.report.packetsOut += 1
-    block.pointee.report.bytesOut += count
+    block.pointee.report.bytesOut += packet.byteCount
     if !block.pointee.reached.contains(peer) {
       block.pointee.reached.insert(peer)
       if block.pointee.report.firstForwarded == .never { block.pointee.report.firstForwarded = now }
