@@ -92,8 +92,20 @@ final class SiteNode {
     log.lines.first { $0.time >= time && $0.text.contains("sending cmpctblock") }?.time
   }
 
-  /// Hands transactions over as a peer does, and returns when the node has looked at all of them.
+  /// Hands transactions over as a peer does, and returns when the node has looked at all of them. Once in dozens of
+  /// runs a node stops answering one connection while it serves all others: then another one takes its place, and what
+  /// the node has already it ignores.
   func feed(_ frames: [[UInt8]]) throws {
+    do {
+      try feedOnce(frames)
+    } catch {
+      FileHandle.standardError.write(Data("propagation: site \(site): \(error); connecting anew\n".utf8))
+      feeder = nil
+      try feedOnce(frames)
+    }
+  }
+
+  private func feedOnce(_ frames: [[UInt8]]) throws {
     if feeder == nil { try connectFeeder() }
     guard let feeder else { return }
     pings += 1

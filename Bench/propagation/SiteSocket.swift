@@ -21,8 +21,12 @@ func inside<R>(_ namespace: Int32, _ body: () throws -> R) throws -> R {
 /// A TCP connection to a port on a site's loopback.
 final class SiteSocket {
   let descriptor: Int32
+  private let port: UInt16
+  /// Seconds that a node may take for an answer.
+  static let patience = 30
 
   init(_ namespace: Int32, port: UInt16) throws {
+    self.port = port
     descriptor = try inside(namespace) {
       let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
       var name = sockaddr_in()
@@ -42,7 +46,7 @@ final class SiteSocket {
     }
     var one: Int32 = 1
     setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, 4)
-    var limit = timeval(tv_sec: 60, tv_usec: 0)
+    var limit = timeval(tv_sec: SiteSocket.patience, tv_usec: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
   }
@@ -54,7 +58,7 @@ final class SiteSocket {
     var done = 0
     while done < copy.count {
       let n = copy.withUnsafeBytes { send(descriptor, $0.baseAddress! + done, copy.count - done, Int32(MSG_NOSIGNAL)) }
-      if n <= 0 { throw BenchFailure("write: \(String(cString: strerror(errno)))") }
+      if n <= 0 { throw BenchFailure("port \(port): write: \(String(cString: strerror(errno)))") }
       done += n
     }
   }
@@ -63,8 +67,9 @@ final class SiteSocket {
   func read() throws -> ArraySlice<UInt8> {
     var buffer = [UInt8](repeating: 0, count: 1 << 16)
     let n = recv(descriptor, &buffer, buffer.count, 0)
-    if n < 0 { throw BenchFailure("read: \(String(cString: strerror(errno)))") }
-    if n == 0 { throw BenchFailure("the connection was closed") }
+    if n < 0 && errno == EAGAIN { throw BenchFailure("port \(port): no answer in \(SiteSocket.patience) s") }
+    if n < 0 { throw BenchFailure("port \(port): read: \(String(cString: strerror(errno)))") }
+    if n == 0 { throw BenchFailure("port \(port): the connection was closed") }
     return buffer[..<n]
   }
 }
