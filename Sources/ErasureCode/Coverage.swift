@@ -100,7 +100,8 @@ struct Coverage: ~Copyable {
   }
 
   mutating func insert(_ range: Range<Int>) {
-    if range.lowerBound % shape.chunkSize == 0, insertChunk(range.lowerBound / shape.chunkSize, range.upperBound) { return }
+    let (chunk, offset) = range.lowerBound.quotientAndRemainder(dividingBy: shape.chunkSize)
+    if offset == 0 && insertChunk(chunk, range.upperBound) { return }
     change(range, isInsert: true)
   }
 

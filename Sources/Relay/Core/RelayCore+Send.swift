@@ -11,7 +11,7 @@ extension RelayCore {
   /// Repair chunks of the sketch that go before the body's rest: two losses of usual length.
   static let sketchSparesFirst = 8
   /// Chunks of the body between two of the others.
-  static let bodyPerSketchSpare = 8
+  static let bodyPerSketchSpare = 16
   /// A block that isn't whole here after this long goes to those owed only spare packets as far as it came.
   static let spareWait = Interval.milliseconds(20 as Int64)
 
@@ -159,8 +159,8 @@ extension RelayCore {
       if isNews {
         if packet == nil {
           packet = write(
-            slot, objectSlot, index: chunk.index, maker: chunk.maker, isOwn: false, bytes: UnsafeRawPointer(chunk.bytes),
-            isNewest: blocks.slot(at: 0) == slot, now: now)
+            slot, objectSlot, index: chunk.index, maker: chunk.maker, isOwn: false,
+            bytes: UnsafeRawPointer(chunk.bytes), isNewest: blocks.slot(at: 0) == slot, now: now)
         }
         if !seal(packet!, slot, lane, to: peer, now: now, into: &sink) { continue }
         object.pointee.log.mark(entry, knownTo: peer)
