@@ -160,6 +160,19 @@ private final class Seeker {
     #expect(CatchUp.candidates(seeker.chain).contains(beside[0].hash))
   }
 
+  /// What lies beside is judged by the best block that is here, as the gate does, not by a header whose body is kept back.
+  @Test func whatTheGateWouldLetInIsWantedUnderAKeptBackHeader() {
+    let seeker = Seeker(1)
+    let root = seeker.chain.tip.hash
+    let best = minedHeaders(4, on: seeker.chain, from: root)
+    let here = best[2].hash
+    seeker.accept(best)
+    let beside = minedHeaders(1, on: seeker.chain, from: root, salt: 1)
+    seeker.accept(beside)
+    #expect(!CatchUp.candidates(seeker.chain).contains(beside[0].hash))
+    #expect(CatchUp.candidates(seeker.chain, near: seeker.chain.entry(here)).contains(beside[0].hash))
+  }
+
   /// What fell due before anybody looked is due, not forgotten.
   @Test func whatIsDueAlreadyIsNotSkipped() throws {
     let seeker = Seeker(1)

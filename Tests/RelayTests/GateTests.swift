@@ -91,6 +91,31 @@ import Testing
     #expect(chunks[3] > 0, "3 has no other neighbour")
   }
 
+  /// A liar with one proof of work announced a block on top of the best and never sends it: that made the honest rival of a
+  /// race still open too old for the gate, in the receiver's eyes alone.
+  @Test func aHeaderWhoseBodyIsKeptBackShutsNobodyOut() throws {
+    let chain = try Regtest(blocks: 3)
+    let net = TestNet([[1], [0]], on: chain)
+    net.start()
+    net.run(.seconds(2))
+    for block in chain.blocks {
+      try net.submit(block)
+      #expect(net.run(.seconds(5)) { net.isComplete(1, block.hash) })
+    }
+    let kept = try chain.block(on: chain.blocks[2], transactions: 1..<4)
+    net.hear(1, from: 0, kept.sketchPacket(sketchID: 9))
+    #expect(net.with(1) { core, _, _ in core.chain.tip.hash } == kept.hash)
+    let rival = try chain.block(on: chain.blocks[0], transactions: 4..<9, extra: 1)
+    try net.submit(rival)
+    #expect(net.run(.seconds(1)) { net.isComplete(1, rival.hash) })
+    // One block lower it would be too old all the same.
+    let older = try chain.block(on: nil, transactions: 4..<9, extra: 2)
+    try net.submit(older)
+    net.run(.seconds(1))
+    #expect(net.with(1) { core, _, _ in core.report(of: older.hash) == nil })
+    #expect(net.events(1, .gateRefused).contains { $0.a == UInt64(GateRefusal.tooOld.rawValue) })
+  }
+
   @Test func tooOldBlocksAreNotTaken() throws {
     let chain = try Regtest(blocks: 6)
     let net = TestNet([[1], [0]], on: chain)

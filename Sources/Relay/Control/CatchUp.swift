@@ -164,10 +164,12 @@ public struct CatchUp: Sendable {
 
   /// Looks at what is lacking and decides whom to ask; call after STATUS, HEADERS, a new tip, a completed block, and when
   /// `nextDeadline` has passed. `isHere` says of a block whether it is complete here, known to the node, or in hand and
-  /// arriving. Then let `next` send.
-  public mutating func decide(now: Instant, chain: borrowing HeaderChain, isHere: (Hash256) -> Bool) {
+  /// arriving; `tip` is what the gate measures by, nil: the best header. Then let `next` send.
+  public mutating func decide(
+    now: Instant, chain: borrowing HeaderChain, near tip: HeaderChain.Entry? = nil, isHere: (Hash256) -> Bool
+  ) {
     decideHeaders(now, chain)
-    let wanted = CatchUp.candidates(chain)
+    let wanted = CatchUp.candidates(chain, near: tip)
     let lacking = wanted.filter { !isHere($0) }
     missing.removeAll { !lacking.contains($0.hash) }
     blockRequests.removeAll { !lacking.contains($0.hash) }
@@ -243,19 +245,20 @@ public struct CatchUp: Sendable {
 
   /// The blocks that a relay should have: six back on the best branch, the newest first, and those beside it that the gate
   /// would still let in, since a reorganisation may need them at once and a header whose body is kept back must not hide
-  /// the honest block beside it. Not the genesis block or anchor itself.
-  public static func candidates(_ chain: borrowing HeaderChain) -> [Hash256] {
+  /// the honest block beside it: `tip` is what the gate measures by. Not the genesis block or anchor itself.
+  public static func candidates(_ chain: borrowing HeaderChain, near tip: HeaderChain.Entry? = nil) -> [Hash256] {
     var wanted: [Hash256] = []
     var height = chain.tip.height
     while wanted.count < Self.blocksBack, let entry = chain.entry(atHeight: height), height > chain.lowestHeight {
       wanted.append(entry.hash)
       height -= 1
     }
-    let slack = Target.work(of: chain.tip.bits).multipliedWrapping(by: 2)
+    let near = tip ?? chain.tip
+    let slack = Target.work(of: near.bits).multipliedWrapping(by: 2)
     for entry in chain.recent(Self.recentHeaders).reversed() {
       if wanted.count == Self.blocksBack + Self.blocksBeside { break }
-      if entry.isInvalid || entry.header == nil || entry.chainWork + slack < chain.tip.chainWork { continue }
-      if entry.height <= chain.tip.height - 3 || chain.isOnBestBranch(entry.hash) { continue }
+      if entry.isInvalid || entry.header == nil || entry.chainWork + slack < near.chainWork { continue }
+      if entry.height <= near.height - 3 || chain.isOnBestBranch(entry.hash) { continue }
       wanted.append(entry.hash)
     }
     return wanted

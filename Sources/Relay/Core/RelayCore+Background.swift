@@ -55,6 +55,15 @@ extension RelayCore {
     return entry
   }
 
+  /// What the gate measures how late a block comes by: the block of most work that is complete here. A header whose body
+  /// is kept back costs its maker one proof of work, and would otherwise shut out the blocks of a race that is still open.
+  /// But no further back than catch-up goes: who has only headers so far needs no older blocks.
+  var gateTip: HeaderChain.Entry {
+    let here = statusTip
+    let lowest = chain.tip.height - CatchUp.blocksBack
+    return here.height >= lowest ? here : chain.entry(atHeight: lowest) ?? here
+  }
+
   /// Complete here or once complete, or known to the node.
   private func isDone(_ hash: Hash256) -> Bool { done.contains(hash) || nodeHas.contains(hash) || hash == genesis }
 
@@ -201,7 +210,7 @@ extension RelayCore {
   /// Of the blocks that catch-up looks at, those that need no fetching: what is here, and what is coming in. (To fetch a
   /// block that takes its time on a slow link would begin it anew.)
   private func presentBlocks(now: Instant) -> [Hash256] {
-    CatchUp.candidates(chain).filter { hash in
+    CatchUp.candidates(chain, near: gateTip).filter { hash in
       if isHere(hash) { return true }
       guard let slot = blocks.find(hash), !blocks[slot].pointee.isComplete else { return false }
       return !isStalled(slot, now)
@@ -211,7 +220,7 @@ extension RelayCore {
   /// Looks at what is lacking, asks for it, and sends what others asked for.
   mutating func decide(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     let present = presentBlocks(now: now)
-    catchUp.decide(now: now, chain: chain) { present.contains($0) }
+    catchUp.decide(now: now, chain: chain, near: gateTip) { present.contains($0) }
     var peers = upLinks
     while let peer = peers.popFirst() {
       if catchUp.hasMessage(for: peer) { sendBackground(to: peer, now: now, into: &sink) }
@@ -270,7 +279,7 @@ extension RelayCore {
   mutating func runBackground(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     transactions.deadlinePassed(now: now)
     let present = presentBlocks(now: now)
-    catchUp.decide(now: now, chain: chain) { present.contains($0) }
+    catchUp.decide(now: now, chain: chain, near: gateTip) { present.contains($0) }
     var peers = upLinks
     while let peer = peers.popFirst() { sendBackground(to: peer, now: now, into: &sink) }
     armBackground(now: now)

@@ -157,7 +157,7 @@ extension RelayCore {
   /// The rules beyond the chain's own: near the tip, and with about as much work, unless this relay asked for it.
   private func relevant(_ entry: HeaderChain.Entry, _ hash: Hash256) throws(HeaderRejection) {
     if catchUpWants(hash) { return }
-    let tip = chain.tip
+    let tip = gateTip
     if entry.height - 1 < tip.height - 2 { throw .tooDeep(height: entry.height) }
     let two = Target.work(of: tip.bits).multipliedWrapping(by: 2)
     if entry.chainWork + two < tip.chainWork { throw .tooDeep(height: entry.height) }

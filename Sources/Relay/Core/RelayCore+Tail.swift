@@ -11,13 +11,14 @@ extension RelayCore {
   /// the best tip alone. One sketch packet now and then, until it says HAVE, the chain has left the block behind, or the
   /// link is gone.
   mutating func sendTails(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+    let tip = gateTip
     for position in 0..<blocks.count {
       let slot = blocks.slot(at: position)
       let block = blocks[slot]
       // What was caught up on the neighbours have, or catch up on themselves.
       guard block.pointee.isComplete, !block.pointee.isSettled, !block.pointee.isCatchUp,
         block.pointee.tails < RelayCore.tailsMost,
-        block.pointee.has(block.pointee.sketchSent), block.pointee.height + 1 >= chain.tip.height
+        block.pointee.has(block.pointee.sketchSent), block.pointee.height + 1 >= tip.height
       else { continue }
       var wait = RelayCore.tailAfter
       // Whose session began after the block came learns of it by STATUS.
