@@ -96,6 +96,63 @@ import Wire
     #expect(meter.loss.rate < 0.05)
   }
 
+  /// Blocks' trains through a Gilbert channel. HAVE goes out after the first 60 packets; a round trip later the sender drops
+  /// its last 20, which it had sealed.
+  private func measureTrains(rate: Double, withdrawn: Int, blocks: Int) -> LossMeter {
+    var random = SeededRandom(seed: 9)
+    var channel = GilbertChannel(rate: rate, burst: 4, random: &random)
+    var meter = LossMeter()
+    var counter: UInt64 = 0
+    var now = Instant.zero
+    let roundTrip = Interval.microseconds(2_000)
+    for _ in 0..<blocks {
+      now = now + .microseconds(1_000_000)
+      for packet in 0..<100 + withdrawn {
+        counter += 1
+        if packet == 60 { meter.haveSent(now: now, roundTrip: roundTrip) }
+        if packet >= 100 { continue }
+        now = now + .microseconds(50)
+        if !channel.loses(&random) { meter.received(counter: counter, now: now) }
+      }
+      for _ in 0..<3 {
+        now = now + .microseconds(200_000)
+        counter += 1
+        if !channel.loses(&random) { meter.received(counter: counter, now: now) }
+      }
+      meter.tick(now: now)
+    }
+    return meter
+  }
+
+  /// What the sender dropped after HAVE was never on the line.
+  @Test func whatWasWithdrawnIsNoLoss() {
+    let meter = measureTrains(rate: 0, withdrawn: 20, blocks: 300)
+    #expect(meter.loss.rate == 0, "\(meter.loss)")
+    #expect(meter.loss.observed > 10_000)
+  }
+
+  /// Nor do losses hide behind it: what is left out is left out whether it came or not.
+  @Test(arguments: [0.01, 0.05], [0, 20]) func lossesAreFoundBetweenWithdrawals(rate: Double, withdrawn: Int) {
+    let meter = measureTrains(rate: rate, withdrawn: withdrawn, blocks: 2_000)
+    #expect(abs(meter.loss.rate / rate - 1) < 0.25, "\(meter.loss)")
+    #expect(abs(meter.loss.burst / 4 - 1) < 0.25, "\(meter.loss)")
+  }
+
+  /// A gap at any other time is a loss, however short before or after.
+  @Test func gapsApartFromHaveCount() {
+    var meter = LossMeter()
+    var now = Instant.zero
+    for counter in 0..<2_000 as Range<UInt64> {
+      now = now + .microseconds(1_000)
+      // HAVE at 1 s; its time is over 30 ms later.
+      if counter == 1_000 { meter.haveSent(now: now, roundTrip: .microseconds(10_000)) }
+      if counter == 990 || counter == 1_005 || counter == 1_040 { continue }
+      meter.received(counter: counter, now: now)
+    }
+    for counter in 2_000..<2_600 as Range<UInt64> { meter.received(counter: counter, now: now) }
+    #expect(abs(meter.loss.rate * meter.loss.observed - 2) < 0.1, "\(meter.loss)")
+  }
+
   @Test func reportsSurviveTheWire() {
     let (rate, burst, observed) = LinkLoss(rate: 0.0123, burst: 3.7, observed: 1234).forStatus
     let head = StatusHead(

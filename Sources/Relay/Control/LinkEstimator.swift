@@ -13,6 +13,11 @@ import Wire
 /// Packets overtake each other, so a counter that is missing counts as lost only once 512 newer ones have come or 250 ms
 /// have passed. Runs of losses are counted too: their mean length is what the sender's budgets hang on most. Memory is
 /// fixed, a packet costs O(1) amortised.
+///
+/// Some gaps are no losses: HAVE makes the sender drop what it has sealed of that block and not sent. Which counters those
+/// were nobody tells, and nobody need be believed about it: they come right after packets that arrived when HAVE was on
+/// its way or had just got there. What follows such a packet is not counted, whether it came or not, so that leaving it
+/// out makes no loss look smaller.
 public struct LossMeter: Sendable {
   /// Newer counters that confirm a gap.
   public static let reorderDistance: UInt64 = 512
@@ -20,11 +25,21 @@ public struct LossMeter: Sendable {
   public static let runMax = 64
   static let window: UInt64 = 1_024
   static let settleTime = Interval.microseconds(250_000)
+  /// How much later than a round trip after HAVE the sender may still send what it had in its queue.
+  static let withdrawalSlack = Interval.microseconds(20_000)
+  /// Packets that came so shortly before HAVE may be the last that the sender let go.
+  static let withdrawalLead = Interval.microseconds(5_000)
 
   /// One bit a counter, of the newest 1,024; bit set when it came.
   private var arrived = InlineArray<16, UInt64>(repeating: 0)
+  /// Likewise; bit set when it is not counted.
+  private var excused = InlineArray<16, UInt64>(repeating: 0)
+  /// What follows packets that came from then till then is not counted.
+  private var excusedFrom = Instant.never
+  private var excusedUntil = Instant.zero
   private var isStarted = false
   private var newest: UInt64 = 0
+  private var newestTime = Instant.zero
   /// Counters up to here are in the sums.
   private var settled: UInt64 = 0
   private var mark: UInt64 = 0
@@ -59,12 +74,14 @@ public struct LossMeter: Sendable {
     if !isStarted {
       isStarted = true
       (newest, mark, markTime) = (counter, counter, now)
+      newestTime = now
       settled = counter  // What came before the first packet is unknown.
       count(arrived: true)
       return
     }
     if counter <= settled {
-      // Counted as lost already: take it back.
+      // Counted as lost already, if at all: take it back.
+      if newest - counter < Self.window && excused.holds(counter) { return }
       tooLate += 1
       fast.lost = max(0, fast.lost - 1)
       slow.lost = max(0, slow.lost - 1)
@@ -73,22 +90,26 @@ public struct LossMeter: Sendable {
       return
     }
     if counter > newest {
+      let isExcused =
+        excusedFrom <= now && newestTime <= excusedUntil && newestTime + Self.withdrawalLead >= excusedFrom
       if counter - newest >= Self.window / 2 {
         // A jump beyond the window: settle what is there, and the gap as one run.
         settle(upTo: newest)
-        addRun(lost: counter - newest - 1)
+        if isExcused { run = 0 } else { addRun(lost: counter - newest - 1) }
         settled = counter - 1
-        newest = counter
+        for i in 0..<16 { excused[i] = isExcused ? .max : 0 }
       } else {
         var position = newest
         while position < counter {
           position += 1
-          clear(position)
+          arrived.set(position, false)
+          excused.set(position, isExcused)
         }
-        newest = counter
       }
+      newest = counter
+      newestTime = now
     }
-    set(counter)
+    arrived.set(counter, true)
     if newest - settled > Self.reorderDistance { settle(upTo: newest - Self.reorderDistance) }
   }
 
@@ -99,12 +120,23 @@ public struct LossMeter: Sendable {
     (mark, markTime) = (newest, now)
   }
 
+  /// HAVE goes to the sender, who hears it half a round trip later: it may drop then what it has sealed of that block.
+  public mutating func haveSent(now: Instant, roundTrip: Interval) {
+    let until = now + roundTrip + Self.withdrawalSlack
+    if excusedUntil < now { excusedFrom = now }
+    excusedFrom = min(excusedFrom, now)
+    excusedUntil = max(excusedUntil, until)
+  }
+
   /// New keys, counters from 0 again. What was learned stays.
   public mutating func restart() {
     if isStarted { settle(upTo: newest) }
     isStarted = false
     run = 0
-    for i in 0..<16 { arrived[i] = 0 }
+    for i in 0..<16 {
+      arrived[i] = 0
+      excused[i] = 0
+    }
   }
 
   /// The estimate so far: the long memory's, or the short one's where it is worse beyond chance.
@@ -125,7 +157,12 @@ public struct LossMeter: Sendable {
   private mutating func settle(upTo limit: UInt64) {
     while settled < limit {
       settled += 1
-      count(arrived: isSet(settled))
+      if excused.holds(settled) {
+        // No run of losses is known to reach across it.
+        run = 0
+      } else {
+        count(arrived: arrived.holds(settled))
+      }
     }
   }
 
@@ -158,12 +195,16 @@ public struct LossMeter: Sendable {
   private mutating func addRun(lost: UInt64) {
     for _ in 0..<Int(min(lost, UInt64(Self.runMax + 1))) { count(arrived: false) }
   }
+}
 
-  private func isSet(_ counter: UInt64) -> Bool {
-    arrived[Int(counter >> 6 & 15)] & (1 &<< (counter & 63)) != 0
+/// One bit for each of the newest 1,024 counters.
+extension InlineArray<16, UInt64> {
+  fileprivate func holds(_ counter: UInt64) -> Bool { self[Int(counter >> 6 & 15)] & (1 &<< (counter & 63)) != 0 }
+  fileprivate mutating func set(_ counter: UInt64, _ isSet: Bool) {
+    let bit: UInt64 = 1 &<< (counter & 63)
+    let word = Int(counter >> 6 & 15)
+    self[word] = isSet ? self[word] | bit : self[word] & ~bit
   }
-  private mutating func set(_ counter: UInt64) { arrived[Int(counter >> 6 & 15)] |= 1 &<< (counter & 63) }
-  private mutating func clear(_ counter: UInt64) { arrived[Int(counter >> 6 & 15)] &= ~(1 &<< (counter & 63)) }
 }
 
 /// Loss of one direction of a link: a Gilbert channel's two numbers, and what they rest on.

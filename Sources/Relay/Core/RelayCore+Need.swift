@@ -328,6 +328,7 @@ extension RelayCore {
     noteWhole(slot, from.link)
     // What is left for it needs no dropping here: lanes are stopped; what the driver has queued goes by name.
     for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
+    meters[Int(peer.index)].haveSent(now: now, roundTrip: link(peer).pointee.roundTripOrGuess)
       let lane = block.pointee.object(objectSlot).pointee.lanes[from.link]
       lane.pointee.isStopped = true
       lane.pointee.budget = 0
@@ -345,3 +346,4 @@ extension RelayCore {
     touched |= 1 << UInt64(slot)
   }
 }
+    meters[Int(from.link.index)].haveSent(now: from.now, roundTrip: link(from.link).pointee.roundTripOrGuess)
