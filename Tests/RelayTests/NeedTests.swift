@@ -63,6 +63,26 @@ import Wire
     #expect(report.packetsIn < 1_300, "\(report.packetsIn)")
   }
 
+  /// Two neighbours send on narrow links what they promised: neither is asked for it again.
+  @Test func narrowLinksAreNotAskedTwice() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[2], [2], [0, 1]], block: block.bytes, height: block.height)
+    net.start()
+    net.run(.seconds(4))
+    net.bytesPerMillisecond = 500
+    var sent = 0
+    net.filter = { _, _, to, bytes in
+      if to == 2 && bytes.count > 1_000 { sent += 1 }
+      return bytes
+    }
+    for node in 0..<2 { try net.submit(block, at: node) }
+    #expect(net.run(.seconds(20)) { net.isComplete(2, block.hash) })
+    let report = net.report(2, block)
+    #expect((report.verified - report.firstPacket).milliseconds > 1_000, "slower than promises are believed")
+    #expect(report.requests == 0)
+    #expect(sent < 2 * (block.bytes.count / 1_152) + 100, "\(sent)")
+  }
+
   /// A promise that is not kept is not counted on: the request takes its place.
   @Test func aBrokenPromiseIsReplaced() throws {
     let block = try TestBlock("702861")

@@ -112,6 +112,40 @@ import Wire
     #expect(net.holds(1, block))
   }
 
+  /// A neighbour that keeps promising and sends something useful now and then is not waited for: it once kept the receiver
+  /// from asking for two seconds and the time of the body.
+  @Test func aDripOfChunksKeepsNobodyFromAsking() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)
+    net.start()
+    net.run(.seconds(4))
+    var liar = Liar(block: block)
+    // The honest neighbour's packets are lost until it is asked.
+    net.filter = { net, from, _, bytes in
+      from == 2 && bytes.count > 1_000 && net.events(1, .asked).isEmpty ? nil : bytes
+    }
+    try net.submit(block, at: 2)
+    let begin = net.now
+    let size = RelayLimits.chunkBytes
+    let ok = run(net, .seconds(10), until: 1, block) { step in
+      say(liar.sketch(0, more: 400), net, from: 0, to: 1)
+      // True chunks, so that the body gets on.
+      let chunk = block.bytes.dropFirst(step * size).prefix(size)
+      if chunk.count < size { return }
+      let message = encoded {
+        ChunkMessage(
+          kind: .body, flags: [], block: block.hash.w0, maker: 99, more: 400, index: UInt32(step),
+          chunk: Array(chunk).span.bytes
+        ).write(into: &$0)
+      }
+      say(message, net, from: 0, to: 1)
+    }
+    #expect(ok)
+    #expect(net.holds(1, block))
+    // The slack of promises, a round trip for the sketch and one for the body, and their repetitions.
+    #expect((net.now - begin).milliseconds < 150, "\((net.now - begin).milliseconds)")
+  }
+
   /// An honest neighbour that passed on a liar's chunks before it had the block, and is not the nearest: what it sent then
   /// was once held against what it has now, in every round.
   @Test func whatANeighbourPassedOnEarlierIsNotHeldAgainstIt() throws {

@@ -44,6 +44,9 @@ struct Lane {
   var useless: UInt32 = 0
   /// When HAVE was last sent there (kept in the body's lane).
   var haveSent: Instant = .zero
+  /// Until then the neighbour's promises are believed without another useful chunk of the block (kept in the body's lane);
+  /// zero: it hasn't promised anything yet.
+  var believedUntil: Instant = .zero
 
   /// Something is due to the neighbour.
   @inline(__always)
@@ -82,6 +85,12 @@ struct Lane {
     promised = Int32(more)
     isAnswering = isAnswer
     if isAnswer { outstanding = max(0, outstanding - 1) }
+  }
+
+  /// A useful chunk came, which at the slowest that counts takes `time`: as much longer is believed, up to `slack` ahead.
+  mutating func keepPace(_ time: Interval, slack: Interval, now: Instant) {
+    if believedUntil == .zero { believedUntil = now + slack }
+    believedUntil = max(believedUntil, min(max(believedUntil, now) + time, now + slack))
   }
 
   // MARK: What is sent

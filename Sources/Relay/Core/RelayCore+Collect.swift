@@ -72,6 +72,7 @@ extension RelayCore {
     noteTurn(slot, objectSlot, wasAsked: chunk.flags.contains(.asked), wasUseful: wasUseful, now: from.now)
     if wasUseful {
       block.pointee.progressed = from.now
+      notePace(slot, objectSlot, from)
       counters.chunksUseful += 1
     } else {
       useless(block, lane)

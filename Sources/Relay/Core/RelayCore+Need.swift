@@ -16,6 +16,10 @@ extension RelayCore {
   static let stallTime = Interval.milliseconds(250 as Int64)
   /// Nor when it takes so much longer than its bytes, however little by little it gets on.
   static let plainTime = Interval.seconds(2)
+  /// A neighbour's promises count as long as its useful chunks come at this rate, or at half its link's, but for pauses of
+  /// so long: who sends little by little keeps nobody from asking others.
+  static let paceRate: UInt64 = 10_000_000
+  static let paceSlack = Interval.milliseconds(20 as Int64)
 
   // MARK: Asking
 
@@ -92,8 +96,11 @@ extension RelayCore {
     }
     // What is promised or asked for and may still come, link by link. Who only keeps promising keeps nobody from asking.
     let isStalled = isStalled(slot, now)
+    let body = block.pointee.object(BlockState.bodySlot)
     var expected = 0.0
     var earliest = Instant.never
+    var slow = LinkSet.none
+    var slowUntil = Instant.never
     var peers = upLinks
     while let peer = peers.popFirst() {
       let lane = object.pointee.lanes[peer]
@@ -107,6 +114,16 @@ extension RelayCore {
         lane.pointee.outstanding = 0
         continue
       }
+      if object.pointee.only == nil {
+        let pace = body.pointee.lanes[peer]
+        if pace.pointee.believedUntil == .zero { pace.pointee.believedUntil = now + paceSlack(peer) }
+        if pace.pointee.believedUntil <= now {
+          slow.insert(peer)
+          slowUntil = min(slowUntil, until)
+          continue
+        }
+        earliest = min(earliest, pace.pointee.believedUntil)
+      }
       let coming = Double(isStalled ? lane.pointee.outstanding : lane.pointee.coming)
       expected += coming - (coming * lossFrom(peer)).rounded()
       earliest = min(earliest, until)
@@ -116,8 +133,20 @@ extension RelayCore {
       block.pointee.nextAsk = earliest
       return
     }
-    ask(slot, objectSlot, lacking: lacking, now: now, into: &sink)
+    ask(slot, objectSlot, lacking: lacking, not: slow, until: slowUntil, isStalled: isStalled, now: now, into: &sink)
   }
+
+  /// A useful chunk of a block came.
+  mutating func notePace(_ slot: Int, _ objectSlot: Int, _ from: Arrival) {
+    let block = blocks[slot]
+    let rate = link(from.link).pointee.rate.bitsPerSecond
+    let slowest = rate == 0 ? RelayCore.paceRate : max(min(RelayCore.paceRate, rate / 2), 1)
+    let bits = UInt64(block.pointee.object(objectSlot).pointee.shape.chunkSize) * 8
+    block.pointee.object(BlockState.bodySlot).pointee.lanes[from.link].pointee.keepPace(
+      Interval(nanoseconds: Int64(bits * 1_000_000_000 / slowest)), slack: paceSlack(from.link), now: from.now)
+  }
+
+  private func paceSlack(_ peer: LinkID) -> Interval { max(RelayCore.paceSlack, patience(peer, asked: false, 0)) }
 
   /// Nothing has brought an incomplete block further of late, or all that came took far longer than its bytes need.
   func isStalled(_ slot: Int, _ now: Instant) -> Bool {
@@ -138,11 +167,18 @@ extension RelayCore {
   }
 
   /// Sends NEED to the neighbours that can serve, nearest first, one more of them with each try.
+  ///
+  /// - Parameters:
+  ///   - slow: neighbours that are still sending, too slowly to be relied on. Others are asked; to ask these would have what
+  ///     is on its way sent twice. A narrow link is as slow: no turns, which begin anew, while it gets on.
+  ///   - slowUntil: when the first of them is given up.
   private mutating func ask(
-    _ slot: Int, _ objectSlot: Int, lacking: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
+    _ slot: Int, _ objectSlot: Int, lacking: Int, not slow: LinkSet, until slowUntil: Instant, isStalled: Bool,
+    now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
     let block = blocks[slot]
-    if block.pointee.repair.plainAsks >= RelayCore.plainAsks && block.pointee.repair.nextPlain <= now {
+    let mayTurn = slow.isEmpty || isStalled
+    if mayTurn && block.pointee.repair.plainAsks >= RelayCore.plainAsks && block.pointee.repair.nextPlain <= now {
       // It doesn't come together this way: the body alone, then, from one neighbour at a time.
       nextTurn(slot, now: now)
       block.pointee.nextAsk = now
@@ -151,13 +187,14 @@ extension RelayCore {
     let object = block.pointee.object(objectSlot)
     var candidates = (block.pointee.wholes | object.pointee.sources) & upLinks
     if let only = object.pointee.only { candidates = LinkSet(only) & upLinks }
-    if candidates.isEmpty { candidates = upLinks }
     if block.pointee.repair.plainAsks > 2 && object.pointee.only == nil {
       // Those who are known to have some of it don't help: whoever may have it by now.
       candidates = upLinks
     }
+    if (candidates - slow).isEmpty { candidates = upLinks }
+    candidates = candidates - slow
     if candidates.isEmpty {
-      block.pointee.nextAsk = now + RelayCore.repeatMost
+      block.pointee.nextAsk = slow.isEmpty ? now + RelayCore.repeatMost : slowUntil
       return
     }
     let width = min(block.pointee.asks + 1, candidates.count)
@@ -178,6 +215,8 @@ extension RelayCore {
       lane.pointee.ask(count)
       lane.pointee.heard = now
       lane.pointee.askedAt = now
+      block.pointee.object(BlockState.bodySlot).pointee.lanes[peer].pointee.believedUntil =
+        now + patience(peer, asked: true, block.pointee.asks) + paceSlack(peer)
       block.pointee.askedLinks.insert(peer)
       sendNeed(
         slot, kind: object.pointee.kind, count: count, source: source, besides: besides, to: peer, into: &sink)
@@ -289,6 +328,7 @@ extension RelayCore {
       useless += block.pointee.object(sketch).pointee.lanes[peer].pointee.useless
     }
     lane.pointee.haveSent = now
+    meters[Int(peer.index)].haveSent(now: now, roundTrip: link(peer).pointee.roundTripOrGuess)
     var flags: HaveMessage.Flags = [.checked]
     if block.pointee.asks > 0 { flags.insert(.asked) }
     let message = HaveMessage(
@@ -309,6 +349,7 @@ extension RelayCore {
       return
     }
     lastAnswer = (hash, from.link, from.now)
+    meters[Int(from.link.index)].haveSent(now: from.now, roundTrip: link(from.link).pointee.roundTripOrGuess)
     let message = HaveMessage(
       block: hash.w0, flags: [.checked], received: 0, useless: 0, needed: 0, missingBytes: 0,
       missing: SizeClassCounts())
@@ -328,7 +369,6 @@ extension RelayCore {
     noteWhole(slot, from.link)
     // What is left for it needs no dropping here: lanes are stopped; what the driver has queued goes by name.
     for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
-    meters[Int(peer.index)].haveSent(now: now, roundTrip: link(peer).pointee.roundTripOrGuess)
       let lane = block.pointee.object(objectSlot).pointee.lanes[from.link]
       lane.pointee.isStopped = true
       lane.pointee.budget = 0
@@ -346,4 +386,3 @@ extension RelayCore {
     touched |= 1 << UInt64(slot)
   }
 }
-    meters[Int(from.link.index)].haveSent(now: from.now, roundTrip: link(from.link).pointee.roundTripOrGuess)
