@@ -84,6 +84,38 @@ import Testing
     #expect(net.events(0, .peerHas).count == 1)
   }
 
+  /// What covers long bursts in the sketch doesn't stand in front of the body.
+  @Test func theSketchsSparesGoBetweenTheBody() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    var isSketch: [Bool] = []
+    net.filter = { _, from, _, bytes in
+      if from == 0 && (bytes.count == 1_176 || bytes.count == 1_204) { isSketch.append(bytes.count == 1_176) }
+      return bytes
+    }
+    net.start()
+    for node in 0..<2 { net.fill(node, block.parsed, block.bytes, missing: 0.01) }
+    net.run(.seconds(4))
+    try net.submit(block)
+    net.run(.milliseconds(15 as Int64))
+    let source = (net.report(0, block).sketchBytes + 1_023) / 1_024
+    #expect(isSketch.prefix(source).allSatisfy { $0 })
+    let firstWave = isSketch.dropFirst(source).prefix { !$0 }.count
+    #expect(firstWave >= 8)
+    let rest = Array(isSketch.dropFirst(source + firstWave))
+    #expect(rest.prefix(8).allSatisfy { $0 })
+    var between = 0
+    var spares = 0
+    for (place, sketch) in rest.enumerated().dropFirst(8) {
+      between = sketch ? between : between + 1
+      guard sketch, rest[place...].contains(false) else { continue }
+      #expect(between >= 16)
+      between = 0
+      spares += 1
+    }
+    #expect(spares > 2)
+  }
+
   @Test func verifiedOnlyNeighboursGetItAfterTheChecks() throws {
     let block = try TestBlock("413567")
     let net = TestNet(
