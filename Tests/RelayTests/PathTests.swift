@@ -84,6 +84,25 @@ import Testing
     #expect(net.events(0, .peerHas).count == 1)
   }
 
+  /// The node beside a relay reads the block first; what the relay does for the next one comes after.
+  @Test func workForTheNextBlockWaitsForThisOne() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    try net.begin(block)
+    #expect(net.run(.seconds(5)) { net.allComplete(block) })
+    net.run(.milliseconds(60 as Int64))
+    let count = UInt64(block.parsed.transactions.count)
+    for node in 0..<2 {
+      let learned = net.with(node) { core, _, _ in core.counters.transactionsLearned }
+      #expect(learned == 0)
+    }
+    net.run(.milliseconds(100 as Int64))
+    for node in 0..<2 {
+      let learned = net.with(node) { core, _, _ in core.counters.transactionsLearned }
+      #expect(learned == count)
+    }
+  }
+
   /// What covers long bursts in the sketch doesn't stand in front of the body.
   @Test func theSketchsSparesGoBetweenTheBody() throws {
     let block = try TestBlock("702861")

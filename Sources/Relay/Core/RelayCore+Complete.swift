@@ -7,6 +7,9 @@ import Wire
 extension RelayCore {
   /// How long a complete block's encoders, logs and lanes are kept for neighbours that haven't said HAVE.
   static let settleAfter = Interval.seconds(30)
+  /// How long after a block the work for the next one waits: what the node beside this relay takes to read and connect it,
+  /// often on the same processor, and what a block found here takes to be sent.
+  static let quietTime = Interval.milliseconds(100 as Int64)
 
   /// Every check has passed: tell the owner. The block is handed over before this relay does anything else with it, unless
   /// it was found here: then others come first.
@@ -23,6 +26,7 @@ extension RelayCore {
     done.insert(block.pointee.hash)
     noteReadiness(slot)
     block.pointee.nextAsk = .never
+    quietEnds = now + RelayCore.quietTime
     tipCompleted(slot, now: now, into: &sink)
     if block.pointee.report.isSubmitted {
       becomeSource(slot, now: now, into: &sink)
@@ -216,7 +220,18 @@ extension RelayCore {
       endFirstWave(slot)
       return true
     }
-    return learn(slot)
+    return quietEnds == .never && learn(slot)
+  }
+
+  /// What waited since the last block is due.
+  mutating func endQuiet() {
+    quietEnds = .never
+    workDue = true
+    for position in 0..<blocks.count {
+      let slot = blocks.slot(at: position)
+      let block = blocks[slot]
+      if block.pointee.isComplete && block.pointee.learned < block.pointee.transactionCount { addWork(slot) }
+    }
   }
 
   /// Confirms the block's transactions in the mempool store, so that the next match doesn't find them, and puts those

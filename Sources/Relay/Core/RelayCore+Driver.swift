@@ -50,6 +50,7 @@ extension RelayCore: DatagramCore {
     if nextTick <= now { tick(now: now, into: &sink) }
     if nextBackground <= now { runBackground(now: now, into: &sink) }
     if timer <= now { runTimers(now: now, into: &sink) }
+    if quietEnds <= now { endQuiet() }
     lookAtTouched(now: now, into: &sink)
     if aheadDue != 0 { addAheadWork() }
     if workDue { runSlice(now: now, into: &sink) }
@@ -72,7 +73,9 @@ extension RelayCore: DatagramCore {
 
   public var nextDeadline: Instant {
     workDue || aheadDue != 0
-      ? .zero : min(min(sessions.nextDeadline, timer), min(nextTick, min(ledger.nextDeadline, nextBackground)))
+      ? .zero
+      : min(
+        min(sessions.nextDeadline, timer), min(min(nextTick, quietEnds), min(ledger.nextDeadline, nextBackground)))
   }
 }
 

@@ -58,6 +58,7 @@ extension RelayCore {
       }
     }
     lookAtTouched(now: now, into: &sink)
+    if quietEnds != .never { return }
     // The background's work comes after the last of the blocks', which isn't the last of all.
     if worked && (map.needsRecompute || !isIndexReady || decoders.needsRefill || pool.needsCells) { workDue = true }
     if !worked && map.needsRecompute {

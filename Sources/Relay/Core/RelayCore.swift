@@ -80,6 +80,9 @@ public struct RelayCore: ~Copyable {
   /// Neighbours that a pass over the links left with something to send.
   var pumpAgain = LinkSet.none
   var isIndexReady = false
+  /// While it is ahead, work that nobody waits for is left for later: a block is just complete, and its node reads it, or
+  /// its neighbours get it.
+  var quietEnds = Instant.never
   /// The last HAVE for a block that is gone: not repeated within a round trip.
   var lastAnswer = (hash: Hash256.zero, link: RelayEvent.noLink, at: Instant.zero)
   /// The earliest of all timers but the session's.
