@@ -59,6 +59,7 @@ final class Lightpath: Deployment {
           [
             program, "relay", "--topology", topology, "--as", "site\(site)", "--key", path(site, "key"),
             "--overlay-key", overlay, "--control", path(site, "sock"), "--http", "off", "--log-level", "debug",
+            "--realtime", "5",
           ],
           // As its systemd unit runs it.
           nice: -10, log: URL(filePath: path(site, "log"))))

@@ -103,6 +103,11 @@ int thread_pin(int cpu) {
   return sched_setaffinity(0, sizeof set, &set) == 0 ? 0 : errno;
 }
 
+int thread_make_realtime(int priority) {
+  struct sched_param param = {.sched_priority = priority};
+  return sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param) == 0 ? 0 : errno;
+}
+
 void thread_set_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 void thread_set_timer_slack(unsigned long ns) { prctl(PR_SET_TIMERSLACK, ns, 0, 0, 0); }
 

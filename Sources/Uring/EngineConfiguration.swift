@@ -52,6 +52,9 @@ public struct EngineConfiguration: Sendable {
   public var coalescing = true
   /// Core to pin the engine thread to.
   public var cpu: Int?
+  /// Real-time priority of the engine thread (SCHED_RR, 1 to 99): it needn't wait until others on its core have used up
+  /// their slice. Takes CAP_SYS_NICE or RLIMIT_RTPRIO. Not with `WaitPolicy.spin`, which would never let go of the core.
+  public var realtimePriority: Int?
   public var wait = WaitPolicy.sleep
   /// With `WaitPolicy.sleep`: for how long the engine looks for the next datagram before it sleeps, while datagrams come
   /// within that time of each other (`IdleSpin`). Zero: it always sleeps at once.
@@ -78,6 +81,10 @@ public struct EngineConfiguration: Sendable {
     try require((1...1_024).contains(trainsInFlight), "trainsInFlight: \(trainsInFlight) is not in 1…1024")
     try require((1...32_768).contains(ringEntries), "ringEntries: \(ringEntries) is not in 1…32768")
     try require(repliesPerSecond >= 0 && replyBurst >= 0, "repliesPerSecond and replyBurst must not be negative")
+    try require(realtimePriority.map { (1...99).contains($0) } ?? true, "realtimePriority is not in 1…99")
+    if case .spin = wait {
+      try require(realtimePriority == nil, "realtimePriority: an engine that never sleeps would keep its core for good")
+    }
     try require(drain >= .zero && drain <= .seconds(60), "drain: must be 0 to 60 s")
   }
 }

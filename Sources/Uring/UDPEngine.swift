@@ -107,6 +107,10 @@ public struct UDPEngine: ~Copyable {
       let error = thread_pin(Int32(clamping: cpu))
       if error != 0 { throw .system(call: "pinning the engine thread to core \(cpu)", errno: error) }
     }
+    if let priority = configuration.realtimePriority {
+      let error = thread_make_realtime(Int32(clamping: priority))
+      if error != 0 { throw .system(call: "giving the engine thread real-time priority \(priority)", errno: error) }
+    }
   }
 
   /// Reads the clock.

@@ -79,6 +79,12 @@ struct RelayCommand: ParsableCommand {
   @Option(help: "Core to pin the packet thread to.")
   var cpu: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "Real-time priority of the packet thread, 1 to 50: it needn't wait for what else runs on its core.",
+      discussion: "Takes CAP_SYS_NICE or a limit (RLIMIT_RTPRIO) of as much; the systemd unit sets both."))
+  var realtime: Int?
+
   // For demonstrations and tests.
   @Option(help: ArgumentHelp("Files of blocks for a stand-in for a node.", visibility: .hidden))
   var embeddedNode: [String] = []
@@ -97,6 +103,7 @@ struct RelayCommand: ParsableCommand {
     guard let level = Logger.Level(rawValue: logLevel) else {
       throw ValidationError("--log-level \(logLevel): trace, debug, info, notice, warning, error or critical")
     }
+    if let realtime, !(1...50 ~= realtime) { throw ValidationError("--realtime lies between 1 and 50") }
     guard 1...3_650 ~= storeDays, 1...1_048_576 ~= storeMb else {
       throw ValidationError("--store-days lies between 1 and 3650, --store-mb between 1 and 1048576")
     }
@@ -144,6 +151,7 @@ struct RelayCommand: ParsableCommand {
     // 1,500 bytes of MTU less IPv6 and UDP headers; the relay's packets stay below it.
     engine.maxDatagramBytes = 1_452
     engine.cpu = cpu
+    engine.realtimePriority = realtime
     engine.drain = .milliseconds(200 as Int64)
     return engine
   }

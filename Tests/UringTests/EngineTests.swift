@@ -1,3 +1,4 @@
+import Foundation
 import Ground
 import Synchronization
 import Testing
@@ -137,6 +138,44 @@ struct ScriptedCore: DatagramCore {
     #expect(log.seen.withLock { $0.map(\.first) } == Array(repeating: 8, count: 40) + [9, 9, 9])
     #expect(sender.handle.snapshot()[.dropByFlow] == 110)
     #expect(sender.handle.count(.dropByFlow, link: LinkID(0)) == 110)
+  }
+
+  /// The engine's thread alone, or the reason why not; never one that spins.
+  @Test func realTimePriorityIsTheEngineThreads() throws {
+    #expect(throws: RingError.self) {
+      var c = configuration(local) { $0.realtimePriority = 5 }
+      c.wait = .spin
+      try EngineThread.start(c) { _ in ScriptedCore(ScriptedCore.Log()) }.stop()
+    }
+    #expect(throws: RingError.self) {
+      try EngineThread.start(configuration(local) { $0.realtimePriority = 0 }) { _ in
+        ScriptedCore(ScriptedCore.Log())
+      }.stop()
+    }
+    // What the tests' process may do decides which of two answers is due.
+    let mayBe = geteuid() == 0
+    do {
+      let thread = try EngineThread.start(
+        configuration(local) {
+          $0.realtimePriority = 5
+          $0.threadName = "lp-realtime"
+        }
+      ) { _ in ScriptedCore(ScriptedCore.Log()) }
+      defer { thread.stop() }
+      var policies: [String: [String]] = [:]
+      for task in try FileManager.default.contentsOfDirectory(atPath: "/proc/self/task") {
+        guard let stat = try? String(contentsOfFile: "/proc/self/task/\(task)/stat", encoding: .utf8),
+          let open = stat.firstIndex(of: "("), let close = stat.lastIndex(of: ")")
+        else { continue }
+        // Fields 40 and 41 of proc(5): priority and policy; SCHED_RR is 2.
+        let fields = stat[stat.index(after: close)...].split(separator: " ")
+        policies[String(stat[stat.index(after: open)..<close]), default: []].append("\(fields[37]) \(fields[38])")
+      }
+      #expect(policies["lp-realtime"] == ["5 2"])
+      #expect(policies.filter { $0.key != "lp-realtime" }.values.joined().allSatisfy { $0.hasSuffix(" 0") })
+    } catch let error as RingError {
+      #expect(!mayBe && "\(error)".contains("real-time priority 5"), "\(error)")
+    }
   }
 
   /// Every queue has its end, and says so: less urgent datagrams are refused first, urgent ones still find room.
