@@ -92,9 +92,9 @@ final class SiteNode {
     log.lines.first { $0.time >= time && $0.text.contains("sending cmpctblock") }?.time
   }
 
-  /// Hands transactions over as a peer does, and returns when the node has looked at all of them. Once in dozens of
-  /// runs a node stops answering one connection while it serves all others: then another one takes its place, and what
-  /// the node has already it ignores.
+  /// Hands transactions over as a peer does, and returns when the node has looked at all of them. A node that
+  /// leaves its connection without an answer (seen once, cause unknown) is fed by another, and ignores what it has
+  /// already.
   func feed(_ frames: [[UInt8]]) throws {
     do {
       try feedOnce(frames)

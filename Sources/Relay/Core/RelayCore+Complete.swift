@@ -26,7 +26,8 @@ extension RelayCore {
     done.insert(block.pointee.hash)
     noteReadiness(slot)
     block.pointee.nextAsk = .never
-    quietEnds = now + RelayCore.quietTime
+    // Not longer for blocks close behind each other: what they bring would never be learned.
+    if quietEnds == .never { quietEnds = now + RelayCore.quietTime }
     tipCompleted(slot, now: now, into: &sink)
     if block.pointee.report.isSubmitted {
       becomeSource(slot, now: now, into: &sink)
