@@ -57,22 +57,37 @@ private final class Seeker {
     instants.map { ($0 - .zero).milliseconds / 1_000 }
   }
 
-  /// A line that loses everything for a while: asked three times a second apart, then after a rest of one second, two,
-  /// four, and eight at most. Driven by `nextDeadline` alone.
-  @Test func aBadLineRestsForSecondsNotForGood() {
-    let seeker = Seeker(1)
-    seeker.hear(tip: Hash256(w0: 7, w1: 7, w2: 7, w3: 7), height: 5, on: 0)
-    var asked: [Instant] = []
+  /// When each of the links is asked for headers within 60 s that nobody answers, driven by `nextDeadline` alone.
+  private func askedInAMinute(_ seeker: Seeker, _ links: Int) -> [[Double]] {
+    var asked = Array(repeating: [Instant](), count: links)
     seeker.decide()
     while seeker.now < .zero + .microseconds(60_000_000) {
-      if seeker.asksForHeaders(0) { asked.append(seeker.now) }
+      for link in 0..<links where seeker.asksForHeaders(link) { asked[link].append(seeker.now) }
       let next = seeker.catchUp.nextDeadline
       #expect(next > seeker.now, "what was looked at is not due again at once")
       if next <= seeker.now { break }
       seeker.now = next
       seeker.decide()
     }
-    #expect(seconds(asked) == [0, 1, 2, 4, 5, 6, 9, 10, 11, 16, 17, 18, 27, 28, 29, 38, 39, 40, 49, 50, 51])
+    return asked.map { seconds($0) }
+  }
+
+  /// The only line loses everything for a while: asked every second, and with the first that gets through all is well.
+  @Test func theOnlyOneIsAskedOn() {
+    let seeker = Seeker(1)
+    seeker.hear(tip: Hash256(w0: 7, w1: 7, w2: 7, w3: 7), height: 5, on: 0)
+    #expect(askedInAMinute(seeker, 1) == [(0..<60).map { Double($0) }])
+  }
+
+  /// One that claims more work and never answers is asked first, and after three times rests, ever longer, while the other
+  /// is asked; that one leaves requests unanswered too, and both have their turns.
+  @Test func whoDoesNotAnswerComesAfterTheOthers() {
+    let seeker = Seeker(2)
+    seeker.hear(tip: Hash256(w0: 7, w1: 7, w2: 7, w3: 7), height: 5, work: 9, on: 0)
+    seeker.hear(tip: Hash256(w0: 8, w1: 8, w2: 8, w3: 8), height: 5, work: 1, on: 1)
+    let asked = askedInAMinute(seeker, 2)
+    #expect(asked[0].prefix(3) == [0, 2, 4] && asked[1].prefix(3) == [1, 3, 5], "\(asked)")
+    #expect(asked[0].count + asked[1].count == 60 && min(asked[0].count, asked[1].count) >= 20, "\(asked)")
   }
 
   /// Its answer held nothing new because another's came first: it stays the one to be asked for blocks.

@@ -73,6 +73,7 @@ extension CatchUp {
       if headerRequest?.isProductive == true {
         links[i].attempts = 0
         links[i].rests = 0
+        links[i].restsUntil = .zero
       } else {
         noteUseless(i, now, chain)
       }
@@ -140,7 +141,7 @@ extension CatchUp {
       if !request.isProductive { links[i].attempts += 1 }
       if links[i].attempts >= 3 {
         links[i].attempts = 0
-        links[i].shunnedUntil = now + Self.rest(links[i].rests)
+        links[i].restsUntil = now + Self.rest(links[i].rests)
         links[i].rests += 1
       }
       endHeaderRequest()
@@ -153,15 +154,17 @@ extension CatchUp {
         links[i].wantsHeaders = false
         continue
       }
-      // Most work first, but its work is a claim: who left requests unanswered comes after the others.
-      let isBetter =
-        best.map { b in
-          links[i].attempts != links[b].attempts
-            ? links[i].attempts < links[b].attempts
-            : UInt256(links[i].status?.work ?? .zero) > UInt256(links[b].status?.work ?? .zero)
-        } ?? true
+      let isBetter = best.map { comesFirst(i, $0, now) } ?? true
       if isBetter { best = i }
     }
     if let best { headerRequest = HeaderRequest(link: LinkID(UInt16(best)), deadline: now + Self.headerTimeout) }
+  }
+
+  /// Most work first, but its work is a claim: who left requests unanswered comes after the others.
+  private func comesFirst(_ a: Int, _ b: Int, _ now: Instant) -> Bool {
+    let (restA, restB) = (max(links[a].restsUntil, now), max(links[b].restsUntil, now))
+    if restA != restB { return restA < restB }
+    if links[a].attempts != links[b].attempts { return links[a].attempts < links[b].attempts }
+    return UInt256(links[a].status?.work ?? .zero) > UInt256(links[b].status?.work ?? .zero)
   }
 }

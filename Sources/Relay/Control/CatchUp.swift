@@ -32,8 +32,8 @@ public struct CatchUp: Sendable {
   static let blockRepeats = 2
   /// A header's block is usually on its way already.
   static let blockGrace = Interval.microseconds(250_000)
-  /// A peer that left three requests for headers unanswered rests for a second, then two, four, eight: on a bad line every
-  /// one of them may have been lost, and there may be nobody else to ask.
+  /// A peer that left three requests for headers unanswered comes after all others for a second, then two, four, eight. On
+  /// a bad line every one of them may have been lost: while there is nobody else, it is asked on.
   static func rest(_ rests: Int) -> Interval { headerTimeout * Int64(1 << min(rests, 3)) }
   /// A peer that sent bad headers or led nowhere is not asked again for so long.
   static let penalty = Interval.microseconds(600_000_000)
@@ -45,6 +45,8 @@ public struct CatchUp: Sendable {
     var wantsHeaders = false
     /// Not asked before this.
     var shunnedUntil = Instant.zero
+    /// Asked only when nobody else can be, before this.
+    var restsUntil = Instant.zero
     var attempts = 0
     /// How often it was left alone for not answering, since it last had something new.
     var rests = 0
@@ -224,11 +226,13 @@ public struct CatchUp: Sendable {
     return holders
   }
 
-  /// A link whose peer's tip is this block or a descendant; else one whose peer is as high, and may have it beside.
+  /// A link whose peer's tip is this block or a descendant, one that answers if there is any; else one whose peer is as
+  /// high, and may have it beside.
   private func holder(
     of hash: Hash256, not tried: LinkSet, _ now: Instant, _ chain: borrowing HeaderChain
   ) -> LinkID? {
     guard let height = chain.entry(hash)?.height else { return nil }
+    var resting: LinkID?
     var second: LinkID?
     for i in links.indices where links[i].isUp && links[i].shunnedUntil <= now {
       let link = LinkID(UInt16(i))
@@ -237,10 +241,13 @@ public struct CatchUp: Sendable {
       guard let status = links[i].status, let tip = chain.entry(Hash256(status.tip)), tip.height >= height else {
         continue
       }
-      if chain.lastCommonAncestor(hash, tip.hash)?.hash == hash { return link }
+      if chain.lastCommonAncestor(hash, tip.hash)?.hash == hash {
+        if links[i].restsUntil <= now { return link }
+        if resting == nil { resting = link }
+      }
       if second == nil { second = link }
     }
-    return second
+    return resting ?? second
   }
 
   /// The blocks that a relay should have: six back on the best branch, the newest first, and those beside it that the gate
