@@ -135,6 +135,36 @@ import Testing
     #expect(spares > 2)
   }
 
+  /// Nor at who passes on a body that isn't whole there yet: one long burst would take all of the sketch with it.
+  @Test func aForwardersSpareSketchIsSpreadToo() throws {
+    let block = try TestBlock("702861")
+    let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)
+    var isSketch: [Bool] = []
+    var isWhole = false
+    net.filter = { net, from, to, bytes in
+      isWhole = isWhole || net.isComplete(1, block.hash)
+      if from == 1 && to == 2 && !isWhole && (bytes.count == 1_176 || bytes.count == 1_204) {
+        isSketch.append(bytes.count == 1_176)
+      }
+      return bytes
+    }
+    net.start()
+    for node in 0..<3 { net.fill(node, block.parsed, block.bytes, missing: node == 1 ? 0.05 : 0.01) }
+    net.run(.seconds(4))
+    try net.submit(block)
+    net.run(.milliseconds(40 as Int64))
+    let source = (net.report(1, block).sketchBytes + 1_023) / 1_024
+    let sketch = isSketch.count { $0 }
+    #expect(isSketch.count - sketch > 64 && sketch > source + 8, "\(source) \(isSketch)")
+    var (run, longest) = (0, 0)
+    for (place, isSketchChunk) in isSketch.enumerated() {
+      if !isSketch[place...].contains(false) { break }
+      run = isSketchChunk ? run + 1 : 0
+      longest = max(longest, run)
+    }
+    #expect(longest <= source + 8, "\(source) \(isSketch)")
+  }
+
   @Test func verifiedOnlyNeighboursGetItAfterTheChecks() throws {
     let block = try TestBlock("413567")
     let net = TestNet(

@@ -140,10 +140,13 @@ extension RelayCore {
   mutating func notePace(_ slot: Int, _ objectSlot: Int, _ from: Arrival) {
     let block = blocks[slot]
     let rate = link(from.link).pointee.rate.bitsPerSecond
-    let slowest = rate == 0 ? RelayCore.paceRate : max(min(RelayCore.paceRate, rate / 2), 1)
     let bits = UInt64(block.pointee.object(objectSlot).pointee.shape.chunkSize) * 8
+    // A division only for narrow links.
+    let time =
+      rate == 0 || rate >= 2 * RelayCore.paceRate
+      ? bits * (1_000_000_000 / RelayCore.paceRate) : bits * 1_000_000_000 / max(rate / 2, 1)
     block.pointee.object(BlockState.bodySlot).pointee.lanes[from.link].pointee.keepPace(
-      Interval(nanoseconds: Int64(bits * 1_000_000_000 / slowest)), slack: paceSlack(from.link), now: from.now)
+      Interval(nanoseconds: Int64(time)), slack: paceSlack(from.link), now: from.now)
   }
 
   private func paceSlack(_ peer: LinkID) -> Interval { max(RelayCore.paceSlack, patience(peer, asked: false, 0)) }

@@ -168,6 +168,11 @@ extension RelayCore {
       }
       lane.pointee.cursor += 1
     }
+    if objectSlot == BlockState.bodySlot && entry % RelayCore.bodyPerSketchSpare == 0 {
+      // What is spare of the sketch has its turn.
+      pumpAgain = pumpAgain | blocks[slot].pointee.opened & upLinks
+      workDue = true
+    }
   }
 
   /// Something new can be sent of a block: one packet to each neighbour in turn, as long as any has room, so that none
@@ -255,9 +260,7 @@ extension RelayCore {
     if spare < 0 { return false }
     if block.pointee.isFresh || block.pointee.isFirstWave { return true }
     let body = block.pointee.object(BlockState.bodySlot)
-    if spare < RelayCore.sketchSparesFirst || !body.pointee.isWhole || !body.pointee.lanes[peer].pointee.isDue {
-      return false
-    }
+    if spare < RelayCore.sketchSparesFirst || !body.pointee.lanes[peer].pointee.isDue { return false }
     return Int(body.pointee.lanes[peer].pointee.sent)
       < firstWave(of: body) + (spare - RelayCore.sketchSparesFirst + 1) * RelayCore.bodyPerSketchSpare
   }
