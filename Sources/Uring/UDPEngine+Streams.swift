@@ -56,6 +56,7 @@ extension UDPEngine {
     core.streamReceived(bytes, on: StreamID(UInt16(index)), now: now, into: &output)
     // What this caused to be said must not wait for the end of a long batch.
     output.streams.submit(&ring)
+    tick()
     flushIfDue()
   }
 
