@@ -29,7 +29,8 @@ public struct Recorder: Sendable {
     /// The last interval's, so that what is shown of the present one doesn't rest on a few packets.
     var lastOutward = LinkMeter.Summary()
     var lastInward = LinkMeter.Summary()
-    /// Packets out of order, ever: to the peer, from it.
+    /// Packets that the peer opened, and packets out of order, ever: to the peer, from it.
+    var openedOutward: UInt64 = 0
     var reorderedOutward: UInt64 = 0
     var reorderedInward: UInt64 = 0
     /// Journeys of blocks that aren't known here yet.
@@ -119,7 +120,10 @@ public struct Recorder: Sendable {
     reorderedByPeer: UInt64 = 0, reordered: UInt64 = 0, withdrawn: UInt64 = 0, withdrawnByPeer: UInt64 = 0
   ) {
     guard peers[link] != nil else { return }
-    let (there, here) = (min(reorderedByPeer, openedByPeer), min(reordered, opened))
+    // The peer tells of them by another message than of those it opened, and later: of all, then, not of these.
+    peers[link]!.openedOutward &+= openedByPeer
+    let left = peers[link]!.openedOutward - min(peers[link]!.reorderedOutward, peers[link]!.openedOutward)
+    let (there, here) = (min(reorderedByPeer, left), min(reordered, opened))
     peers[link]!.outward.totals(
       expected: sentToPeer, received: min(openedByPeer, sentToPeer), reordered: there, withdrawn: withdrawn)
     peers[link]!.inward.totals(

@@ -4,17 +4,17 @@ import Mempool
 
 /// A block being put together from a compact block and the mirror.
 ///
-/// When the mirror has everything, the block is written once, into memory that was touched beforehand (`SpareBlock`), and
-/// nothing of it is parsed or hashed again: the store knows the parts and both ids of what it holds. When something is
-/// missing, what is there is kept in block order, because the store may let go of it before the rest arrives.
+/// When the mirror has everything, it is known at once what the block will be (`PlannedBlock`), and the block is written
+/// once, into memory that was touched beforehand (`SpareBlock`). Nothing of it is parsed or hashed again: the store knows
+/// the parts and both ids of what it holds. When something is missing, what is there is kept in block order, because the
+/// store may let go of it before the rest arrives.
 struct CompactAssembly {
   /// No block that a message could carry is larger. Short ids are cheap to send: without this bound a hostile node
   /// could have the whole mirror copied.
   static let bytesMax = Framing.maxPayload
 
   enum Outcome {
-    /// Hashed but for what the compact block brought.
-    case whole(bytes: [UInt8], block: ParsedBlock)
+    case whole(PlannedBlock)
     /// `PendingBlock.missing` and `partial` are set.
     case partial
     case tooLarge
@@ -36,7 +36,7 @@ struct CompactAssembly {
 
   static func build(
     _ compact: CompactBlock, _ payload: RawSpan, version: CompactBlockVersion, into pending: inout PendingBlock,
-    spare: inout SpareBlock, host: inout some BridgeHost & ~Copyable
+    host: inout some BridgeHost & ~Copyable
   ) -> Outcome {
     var assembly = CompactAssembly(compact.header, count: compact.transactionCount)
     var missing: [Int] = []
@@ -49,7 +49,7 @@ struct CompactAssembly {
         if slot == TransactionStore.missing { isWhole = false } else { total += store.byteCount(slot) }
       }
       if total > bytesMax { return .tooLarge }
-      if isWhole { return assembly.write(compact, payload, slots, total: total, store, &spare) }
+      if isWhole { return .whole(PlannedBlock(compact, payload, slots, total: total, store)) }
       assembly.keep(compact, payload, slots, total: total, store, missing: &missing)
       return .partial
     }
@@ -68,7 +68,7 @@ struct CompactAssembly {
   }
 
   /// Calls `visit` with each position of the block: its place among the prefilled, or that of its short id.
-  private static func forEach(
+  static func forEach(
     _ compact: CompactBlock, _ visit: (_ position: Int, _ prefilled: Int?, _ short: Int) -> Void
   ) {
     var (nextPrefilled, nextShort) = (0, 0)
@@ -81,50 +81,6 @@ struct CompactAssembly {
         nextShort += 1
       }
     }
-  }
-
-  private mutating func write(
-    _ compact: CompactBlock, _ payload: RawSpan, _ slots: [UInt32], total: Int, _ store: borrowing TransactionStore,
-    _ spare: inout SpareBlock
-  ) -> Outcome {
-    var start = ByteWriter(reserving: BlockHeader.byteCount + 9)
-    header.write(to: &start)
-    start.compactSize(compact.transactionCount)
-    let size = start.count + total
-    var layouts: [TransactionLayout] = []
-    layouts.reserveCapacity(compact.transactionCount)
-    var unhashed: [Int] = []
-    let bytes = spare.take(size) { buffer in
-      start.bytes.withUnsafeBytes { buffer.copyMemory(from: $0) }
-      var target = MutableRawSpan(_unsafeBytes: buffer)
-      var offset = start.count
-      CompactAssembly.forEach(compact) { position, prefilled, short in
-        if let prefilled {
-          let layout = compact.prefilled[prefilled].layout
-          unsafe layout.bytes(in: payload).withUnsafeBytes { source in
-            unsafe target.withUnsafeMutableBytes {
-              unsafe ($0.baseAddress! + offset).copyMemory(from: source.baseAddress!, byteCount: source.count)
-            }
-          }
-          layouts.append(layout.moved(to: offset))
-          unhashed.append(position)
-        } else {
-          let slot = slots[short]
-          if short + 24 < slots.count { store.prefetchFacts(slots[short + 24]) }
-          if short + 8 < slots.count { store.prefetchBytes(slots[short + 8]) }
-          store.copy(slot, to: &target, at: offset)
-          layouts.append(store.layout(slot, at: offset))
-          txids[position] = store.txid(slot)
-          wtxids[position] = store.wtxid(slot)
-        }
-        offset = layouts[position].end
-      }
-      precondition(offset == size)
-    }
-    return .whole(
-      bytes: bytes,
-      block: ParsedBlock(
-        header: header, transactions: layouts, byteCount: size, txids: txids, wtxids: wtxids, unhashed: unhashed))
   }
 
   private mutating func keep(
@@ -179,6 +135,105 @@ struct CompactAssembly {
         header: header, transactions: placed, byteCount: writer.count, txids: txids, wtxids: wtxids,
         unhashed: (unhashed + positions).sorted())
     )
+  }
+}
+
+/// A block of which everything is in the mirror or came with the compact block, before its bytes are put together.
+struct PlannedBlock {
+  /// Fully hashed; the layouts say where the transactions will lie.
+  let block: ParsedBlock
+  /// The mirror's entry of each transaction; nil for what the compact block brought.
+  private let entries: [EntryHandle?]
+  /// What the compact block brought, in block order.
+  private let brought: [UInt8]
+
+  init(
+    _ compact: CompactBlock, _ payload: RawSpan, _ slots: [UInt32], total: Int, _ store: borrowing TransactionStore
+  ) {
+    let count = compact.transactionCount
+    var layouts: [TransactionLayout] = []
+    layouts.reserveCapacity(count)
+    var txids: [Hash256] = []
+    txids.reserveCapacity(count)
+    var wtxids: [Hash256] = []
+    wtxids.reserveCapacity(count)
+    var entries: [EntryHandle?] = []
+    entries.reserveCapacity(count)
+    var brought: [UInt8] = []
+    var offset = BlockHeader.byteCount + compactSizeByteCount(count)
+    let size = offset + total
+    CompactAssembly.forEach(compact) { position, prefilled, short in
+      if let prefilled {
+        let layout = compact.prefilled[prefilled].layout
+        unsafe layout.bytes(in: payload).withUnsafeBytes { brought.append(contentsOf: $0) }
+        let (txid, wtxid) = layout.hashes(in: payload)
+        layouts.append(layout.moved(to: offset))
+        txids.append(txid)
+        wtxids.append(wtxid)
+        entries.append(nil)
+      } else {
+        let slot = slots[short]
+        if short + 24 < slots.count { store.prefetchFacts(slots[short + 24]) }
+        layouts.append(store.layout(slot, at: offset))
+        txids.append(store.txid(slot))
+        wtxids.append(store.wtxid(slot))
+        entries.append(store.handle(slot))
+      }
+      offset = layouts[position].end
+    }
+    precondition(offset == size)
+    self.entries = entries
+    self.brought = brought
+    block = ParsedBlock(
+      header: compact.header, transactions: layouts, byteCount: size, txids: txids, wtxids: wtxids, unhashed: [])
+  }
+
+  /// The first transaction's bytes, when they came with the compact block: nodes always send them.
+  var coinbaseCount: Int? {
+    guard let first = entries.first, first == nil else { return nil }
+    return block.transactions[0].byteCount
+  }
+
+  func withCoinbase<R>(_ body: (RawSpan) -> R) -> R? {
+    coinbaseCount.map { body(brought.span.bytes.extracting(0..<$0)) }
+  }
+
+  /// The block's bytes; nil when the mirror has let go of something meanwhile.
+  func write(_ store: borrowing TransactionStore, _ spare: inout SpareBlock) -> [UInt8]? {
+    var slots: [UInt32] = []
+    slots.reserveCapacity(entries.count)
+    for entry in entries {
+      guard let entry else {
+        slots.append(TransactionStore.missing)
+        continue
+      }
+      guard let slot = store.slot(entry) else { return nil }
+      slots.append(slot)
+    }
+    var start = ByteWriter(reserving: BlockHeader.byteCount + 9)
+    block.header.write(to: &start)
+    start.compactSize(block.transactions.count)
+    return spare.take(block.byteCount) { buffer in
+      start.bytes.withUnsafeBytes { buffer.copyMemory(from: $0) }
+      var target = MutableRawSpan(_unsafeBytes: buffer)
+      var next = 0
+      for (position, layout) in block.transactions.enumerated() {
+        if position + 8 < slots.count, slots[position + 8] != TransactionStore.missing {
+          store.prefetchBytes(slots[position + 8])
+        }
+        if slots[position] == TransactionStore.missing {
+          brought.withUnsafeBytes { source in
+            unsafe target.withUnsafeMutableBytes {
+              unsafe ($0.baseAddress! + layout.offset).copyMemory(
+                from: source.baseAddress! + next, byteCount: layout.byteCount)
+            }
+          }
+          next += layout.byteCount
+        } else {
+          store.copy(slots[position], to: &target, at: layout.offset)
+        }
+      }
+    }
   }
 }
 

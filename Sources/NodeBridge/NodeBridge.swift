@@ -46,7 +46,10 @@ public struct NodeBridge: ~Copyable {
   public mutating func tick(
     host: inout some BridgeHost & ~Copyable, now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
-    for index in nodes.indices where nodes[index].deadline <= now { nodes[index].tick(host: &host, now: now, &sink) }
+    for index in nodes.indices where nodes[index].deadline <= now {
+      nodes[index].putTogether(host: &host, now: now, &sink)
+      nodes[index].tick(host: &host, now: now, &sink)
+    }
     for case let peer? in inbound where peer.deadline <= now { sink.close(peer.stream) }
   }
 

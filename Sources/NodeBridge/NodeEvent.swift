@@ -63,9 +63,26 @@ public protocol BridgeHost: ~Copyable {
   /// A block that the node has and the host may not.
   mutating func blockFromNode(
     _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable)
+  /// A block is about to come from the node: its ids and lengths are known, nothing of it is checked. Its layouts say
+  /// where its transactions will lie; `coinbase` are the first one's bytes. True when the host can use that: then the
+  /// block itself, or `blockMistaken`, follows with one of the next calls.
+  mutating func blockComing(
+    _ block: borrowing ParsedBlock, coinbase: RawSpan, announced: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool
+  /// What `blockComing` said of this one was wrong: a short id meant another transaction. The block comes otherwise.
+  mutating func blockMistaken(_ hash: Hash256, now: Instant)
   /// New headers are in the chain.
   mutating func headersFromNode(now: Instant, into sink: inout some DatagramSink & ~Copyable)
   /// The node has just told a transaction that the store lacked.
   mutating func transactionFromNode(slot: UInt32, now: Instant)
   mutating func note(_ event: NodeEvent)
+}
+
+extension BridgeHost where Self: ~Copyable {
+  public mutating func blockComing(
+    _ block: borrowing ParsedBlock, coinbase: RawSpan, announced: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool { false }
+  public mutating func blockMistaken(_ hash: Hash256, now: Instant) {}
 }

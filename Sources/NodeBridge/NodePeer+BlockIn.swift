@@ -70,10 +70,17 @@ extension NodePeer {
     var block =
       already.map { pending.remove(at: $0) }
       ?? PendingBlock(hash: hash, form: .compactBlock, announced: now, asked: now)
+    putTogether(host: &host, now: now, &sink)
     let assembled = CompactAssembly.build(
-      compact, payload, version: compactVersion ?? .two, into: &block, spare: &spare, host: &host)
+      compact, payload, version: compactVersion ?? .two, into: &block, host: &host)
     switch assembled {
-    case .whole(let bytes, let parsed): complete(block, bytes, parsed, host: &host, now: now, &sink)
+    case .whole(let plan):
+      planned = (block, plan)
+      let isOfUse =
+        plan.withCoinbase {
+          host.blockComing(plan.block, coinbase: $0, announced: block.announced, now: now, into: &sink)
+        } ?? false
+      if !isOfUse { putTogether(host: &host, now: now, &sink) }
     case .partial:
       block.asked = now
       send(.getblocktxn(BlockTransactionsRequest(block: hash, indexes: block.missing)), now: now, &sink)
@@ -81,6 +88,23 @@ extension NodePeer {
       pending.append(block)
     case .tooLarge: host.note(.misbehaved(node: index, "cmpctblock \(hash): more bytes than a block may have"))
     }
+  }
+
+  /// Puts the planned block together and hands it over.
+  mutating func putTogether(
+    host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {
+    guard let (pending, plan) = planned else { return }
+    planned = nil
+    var spare = SpareBlock()
+    swap(&spare, &self.spare)
+    let bytes = host.withMempool { store in plan.write(store, &spare) }
+    self.spare = spare
+    guard let bytes else {
+      fetch(pending.hash, compact: false, form: pending.form, now: now, &sink)
+      return
+    }
+    complete(pending, bytes, plan.block, host: &host, now: now, &sink)
   }
 
   /// A `blocktxn` payload.
@@ -115,6 +139,7 @@ extension NodePeer {
     block.hashAll(in: bytes.span.bytes)
     let (root, isMutated) = Merkle.root(block.txids)
     guard !block.txids.isEmpty, root == block.header.merkleRoot, !isMutated else {
+      host.blockMistaken(pending.hash, now: now)
       fetch(pending.hash, compact: false, form: pending.form, now: now, &sink)
       return
     }

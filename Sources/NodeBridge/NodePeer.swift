@@ -78,6 +78,8 @@ struct NodePeer {
   var has = RecentHashes()
   var pending: [PendingBlock] = []
   var spare = SpareBlock()
+  /// A block that the host was told of and that is still to be put together: at once, but after what that had sent.
+  var planned: (pending: PendingBlock, block: PlannedBlock)?
   var deliveries: [Delivery] = []
   var statistics = DeliveryStatistics()
 
@@ -106,6 +108,7 @@ struct NodePeer {
     case .waiting(let until): return until
     case .connecting(let since), .handshake(let since): return since + NodePeer.handshakeLimit
     case .ready:
+      if planned != nil { return .zero }
       var due = lastSpoke + (mirrors ? configuration.wakeInterval : .seconds(30))
       for block in pending { due = min(due, block.asked + PendingBlock.limit) }
       for delivery in deliveries { due = min(due, min(delivery.written + Delivery.limit, delivery.fenceAgain)) }

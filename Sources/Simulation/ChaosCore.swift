@@ -42,6 +42,40 @@ struct ChaosCore: SimulatedCore, ~Copyable {
     return honest.pointee.submit(raw: block, now: now, into: &sink)
   }
 
+  /// The block's sketch first, as of a compact block of the node; `isWrong`: two ids changed places. False when it has to
+  /// be submitted without.
+  mutating func submitSketch(
+    _ block: [UInt8], on ancestors: [[UInt8]], isWrong: Bool, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    guard let honest, var parsed = try? ParsedBlock(parsing: block.span.bytes) else { return false }
+    parsed.hashAll(in: block.span.bytes)
+    if isWrong && parsed.transactions.count > 2 {
+      var wtxids = parsed.wtxids
+      wtxids.swapAt(1, 2)
+      parsed = ParsedBlock(
+        header: parsed.header, transactions: parsed.transactions, byteCount: block.count, txids: parsed.txids,
+        wtxids: wtxids, unhashed: [])
+    }
+    let headers = ancestors.compactMap { try? BlockHeader(parsing: $0.span.bytes) }
+    _ = try? honest.pointee.core.submitHeaders(headers, vouched: true, now: now, into: &sink)
+    let coinbase = parsed.transactions[0].bytes(in: block.span.bytes)
+    return honest.pointee.submitSketch(of: parsed, coinbase: coinbase, now: now, into: &sink)
+  }
+
+  /// What follows: the block, put together and its root checked; or, if the sketch was wrong, as its node then sends it.
+  mutating func follow(
+    _ block: [UInt8], isWrong: Bool, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    guard let honest, var parsed = try? ParsedBlock(parsing: block.span.bytes) else { return true }
+    if isWrong {
+      honest.pointee.withdrawSketch(of: parsed.hash, now: now)
+      return honest.pointee.submit(raw: block, now: now, into: &sink)
+    }
+    parsed.hashAll(in: block.span.bytes)
+    return honest.pointee.submit(block, parsed: parsed, now: now, into: &sink)
+  }
+
   var lies: Int { liar?.pointee.lies ?? 0 }
   var workNanoseconds: UInt64 { honest?.pointee.workNanoseconds ?? liar?.pointee.workNanoseconds ?? 0 }
   var nextDeadline: Instant { honest?.pointee.nextDeadline ?? liar?.pointee.nextDeadline ?? .never }

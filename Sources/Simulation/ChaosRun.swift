@@ -78,6 +78,8 @@ final class ChaosRace {
   var got: [Set<Hash256>]
   /// When a site's relay took its block.
   var offeredAt: [Instant?]
+  /// Blocks whose sketch went first, or might have.
+  var sketched: Set<Int> = []
   /// Links with sessions when a block was offered, and a second later: a first handshake may take long on a bad line.
   var joined: [Set<[Int]>]
   private let source: BlockSource
@@ -211,9 +213,32 @@ final class ChaosRace {
     guard simulation.isUp(relay) else { return again(number, relay) }
     // The bridge tells its relay the node's headers before a block on top of them.
     let ancestors = branch(to: parents[number]).reversed().compactMap { blocks[$0]?.bytes }
+    // In half of the blocks the sketch goes first; in one of eight of these it is wrong.
+    var random = SeededRandom(seed: scenario.seed &+ UInt64(number) &* 0x5EED)
+    if sketched.insert(number).inserted && random.chance(0.5) {
+      let isWrong = random.chance(0.125)
+      let gap = Interval.microseconds(Int64(random.below(3_000)))
+      var isTaken = false
+      simulation.perform(on: relay) { core, now, sink in
+        isTaken = core.submitSketch(block.bytes, on: ancestors, isWrong: isWrong, now: now, into: &sink)
+      }
+      if isTaken {
+        simulation.at(simulation.now + gap) { [weak self] _ in self?.follow(number, relay, isWrong: isWrong) }
+        return
+      }
+    }
     simulation.perform(on: relay) { [weak self] core, now, sink in
       guard let self else { return }
       if !core.submit(block.bytes, on: ancestors, now: now, into: &sink) { return self.again(number, relay) }
+      if self.offeredAt[number] == nil { self.wasOffered(number) }
+    }
+  }
+
+  private func follow(_ number: Int, _ relay: Int, isWrong: Bool) {
+    guard let block = blocks[number], simulation.isUp(relay) else { return again(number, relay) }
+    simulation.perform(on: relay) { [weak self] core, now, sink in
+      guard let self else { return }
+      if !core.follow(block.bytes, isWrong: isWrong, now: now, into: &sink) { return self.again(number, relay) }
       if self.offeredAt[number] == nil { self.wasOffered(number) }
     }
   }

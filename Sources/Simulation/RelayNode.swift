@@ -66,6 +66,21 @@ public struct RelayNode: SimulatedCore, ~Copyable {
     return isTaken
   }
 
+  /// A block's sketch before the block itself. `submit` follows, or `withdrawSketch`.
+  mutating func submitSketch(
+    of block: ParsedBlock, coinbase: RawSpan, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let before = workNanoseconds
+    let isTaken = core.submitSketch(of: block, coinbase: coinbase, arrival: now, now: now, into: &sink)
+    drain(since: before)
+    return isTaken
+  }
+
+  mutating func withdrawSketch(of hash: Hash256, now: Instant) {
+    core.withdrawSketch(of: hash, now: now)
+    drain(since: workNanoseconds)
+  }
+
   /// A block as bytes, which the core checks before it goes out.
   public mutating func submit(
     raw block: [UInt8], now: Instant, into sink: inout some DatagramSink & ~Copyable

@@ -109,6 +109,20 @@ struct RelayHost: BridgeHost, ~Copyable {
     drain()
   }
 
+  mutating func blockComing(
+    _ block: borrowing ParsedBlock, coinbase: RawSpan, announced: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let isTaken = core.submitSketch(of: block, coinbase: coinbase, arrival: announced, now: now, into: &sink)
+    drain()
+    return isTaken
+  }
+
+  mutating func blockMistaken(_ hash: Hash256, now: Instant) {
+    core.withdrawSketch(of: hash, now: now)
+    drain()
+  }
+
   mutating func headersFromNode(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     core.chainChanged(now: now, into: &sink)
     drain()

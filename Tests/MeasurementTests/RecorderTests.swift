@@ -263,10 +263,10 @@ import Testing
     recorder.endInterval(now: at(4_000), kernel: nil)
     recorder.traffic(
       link, sentToPeer: 100, openedByPeer: 98, sentByPeer: 50, opened: 50, reorderedByPeer: 7, reordered: 5)
-    // A tale of more than there were.
+    // A tale of more than there ever were.
     recorder.traffic(link, sentToPeer: 10, openedByPeer: 10, sentByPeer: 0, opened: 0, reorderedByPeer: 1_000)
     let figures = try #require(recorder.figures(of: link))
-    #expect(figures.to.reordered == 17 && figures.from.reorderedShare == 0.1)
+    #expect(figures.to.reordered == 108 && figures.from.reorderedShare == 0.1)
     recorder.endInterval(now: at(64_000), kernel: nil)
     let links = recorder.take().links
     #expect(links.first { $0.from == "there" }?.summary.reordered == 5)
@@ -276,12 +276,21 @@ import Testing
     recorder.metrics(into: &text, now: at(64_100), kernel: nil)
     for line in [
       "lightpath_link_reordered_ratio{peer=\"there\",direction=\"from\"} 0.1",
-      "lightpath_link_reordered_packets_total{peer=\"there\",direction=\"to\"} 17",
+      "lightpath_link_reordered_packets_total{peer=\"there\",direction=\"to\"} 108",
       "lightpath_link_jitter_seconds{peer=\"there\",direction=\"to\"} 0",
       "lightpath_link_delay_seconds{peer=\"there\",direction=\"to\"} 0.0",
     ] { #expect(text.text.contains(line), "\(line)") }
     recorder.endInterval(now: at(124_000), kernel: nil)
     #expect(recorder.figures(of: link)?.from.reorderedShare == nil)
+  }
+
+  /// A pong tells what was opened, STATUS what of it was out of order: a second later, when next to nothing comes.
+  @Test func reorderingToldLateIsNotCutShort() throws {
+    var recorder = recorder()
+    recorder.endInterval(now: at(4_000), kernel: nil)
+    recorder.traffic(link, sentToPeer: 300, openedByPeer: 300, sentByPeer: 0, opened: 0)
+    recorder.traffic(link, sentToPeer: 2, openedByPeer: 2, sentByPeer: 0, opened: 0, reorderedByPeer: 151)
+    #expect(recorder.figures(of: link)?.to.reorderedShare == 0.5)
   }
 
   /// What a sender drops out of its own queue leaves gaps in its counters; they are no losses, also when told late.

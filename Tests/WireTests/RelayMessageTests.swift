@@ -193,6 +193,25 @@ private func reencode(_ message: [UInt8], as type: RelayMessageType) throws(Deco
     }
   }
 
+  /// What is read in one look is what is read field by field, and what is wrong is named by field.
+  @Test func bothReadersOfASketchAgree() throws {
+    var random = SeededRandom(seed: 9)
+    let good = try #require(samples(seed: 5).first { $0.0 == .sketch }).1
+    // Half of the fields' bytes out of bounds, and cut or grown messages.
+    var accepted = 0
+    for _ in 0..<4_000 {
+      var bytes = good
+      for _ in 0..<random.below(3) { bytes[random.below(120)] = UInt8(random.below(256)) }
+      if random.chance(0.1) { bytes.removeLast() }
+      if random.chance(0.1) { bytes.append(0) }
+      let outcome = Result { () throws(DecodeError) in try SketchMessage(parsing: bytes.span.bytes).head }
+      let expected = Result { () throws(DecodeError) in try SketchMessage(reading: bytes.span.bytes).head }
+      #expect(outcome == expected)
+      if case .success = outcome { accepted += 1 }
+    }
+    #expect(accepted > 1_000 && accepted < 4_000)
+  }
+
   @Test func buffersThatAreTooSmallGetNothing() {
     for (type, bytes) in samples(seed: 4) {
       let short = encode(bytes.count - 1) { out in

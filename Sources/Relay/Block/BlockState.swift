@@ -89,6 +89,8 @@ struct BlockState: ~Copyable {
   var profile: BlockProfile?
   /// A submitted block's bytes until its body's encoder has them.
   var submitted: [UInt8] = []
+  /// Its sketch went out before it was submitted: until when it is waited for; else never.
+  var awaitedUntil = Instant.never
   /// A submitted block's structure.
   var parsed: ParsedBlock?
   /// Transactions that its submitter wants inline.

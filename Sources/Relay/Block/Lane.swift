@@ -47,6 +47,10 @@ struct Lane {
   /// Until then the neighbour's promises are believed without another useful chunk of the block (kept in the body's lane);
   /// zero: it hasn't promised anything yet.
   var believedUntil: Instant = .zero
+  /// What a useful chunk takes at the slowest that counts, and how far ahead more of them are believed, in nanoseconds
+  /// (kept in the body's lane); 0: not reckoned yet.
+  var pace: UInt32 = 0
+  var slack: UInt32 = 0
 
   /// Something is due to the neighbour.
   @inline(__always)
@@ -87,10 +91,12 @@ struct Lane {
     if isAnswer { outstanding = max(0, outstanding - 1) }
   }
 
-  /// A useful chunk came, which at the slowest that counts takes `time`: as much longer is believed, up to `slack` ahead.
-  mutating func keepPace(_ time: Interval, slack: Interval, now: Instant) {
-    if believedUntil == .zero { believedUntil = now + slack }
-    believedUntil = max(believedUntil, min(max(believedUntil, now) + time, now + slack))
+  /// A useful chunk came: `pace` longer is believed, up to `slack` ahead.
+  @inline(__always)
+  mutating func keepPace(now: Instant) {
+    let (now, most) = (now.nanoseconds, now.nanoseconds &+ UInt64(slack))
+    let until = believedUntil == .zero ? most : believedUntil.nanoseconds
+    believedUntil = Instant(nanoseconds: max(until, min(max(until, now) &+ UInt64(pace), most)))
   }
 
   // MARK: What is sent

@@ -115,12 +115,12 @@ extension RelayCore {
     _ index: UInt32, _ bytes: RawSpan, _ object: UnsafeMutablePointer<ObjectState>, _ from: Arrival
   ) -> Bool {
     guard object.pointee.decoder != nil else { return false }
-    let before = object.pointee.workDone
-    defer { counters.workDecoded += UInt64(object.pointee.workDone - before) }
     do throws(ErasureError) {
       if index < UInt32(object.pointee.sourceCount) {
         try object.pointee.decoder!.addSource(Int(index), bytes)
       } else {
+        let before = object.pointee.workDone
+        defer { counters.workDecoded += UInt64(object.pointee.workDone - before) }
         try object.pointee.decoder!.addRepair(Int(index) - object.pointee.sourceCount, bytes)
       }
       return true

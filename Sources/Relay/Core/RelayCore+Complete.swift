@@ -71,7 +71,7 @@ extension RelayCore {
   mutating func announceFresh(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     for position in 0..<blocks.count {
       let slot = blocks.slot(at: position)
-      if !blocks[slot].pointee.isFresh { continue }
+      if !blocks[slot].pointee.isFresh || !blocks[slot].pointee.isComplete { continue }
       blocks[slot].pointee.isFresh = false
       sendHaves(slot, now: now, into: &sink)
       if !openFirstWave(slot) { endFirstWave(slot) }

@@ -332,6 +332,7 @@ extension RelayCore {
       let everyone = (upLinks - block.pointee.has).isEmpty
       if block.pointee.completeAt + (everyone ? .seconds(3) : RelayCore.settleAfter) < now { settle(slot) }
     }
+    expireAwaited(now: now)
     releaseLateSpares(now: now, into: &sink)
     sendTails(now: now, into: &sink)
     tickBackground(now: now, into: &sink)

@@ -137,16 +137,22 @@ extension RelayCore {
   }
 
   /// A useful chunk of a block came.
+  @inline(__always)
   mutating func notePace(_ slot: Int, _ objectSlot: Int, _ from: Arrival) {
-    let block = blocks[slot]
-    let rate = link(from.link).pointee.rate.bitsPerSecond
-    let bits = UInt64(block.pointee.object(objectSlot).pointee.shape.chunkSize) * 8
-    // A division only for narrow links.
-    let time =
-      rate == 0 || rate >= 2 * RelayCore.paceRate
-      ? bits * (1_000_000_000 / RelayCore.paceRate) : bits * 1_000_000_000 / max(rate / 2, 1)
-    block.pointee.object(BlockState.bodySlot).pointee.lanes[from.link].pointee.keepPace(
-      Interval(nanoseconds: Int64(time)), slack: paceSlack(from.link), now: from.now)
+    let lane = blocks[slot].pointee.object(BlockState.bodySlot).pointee.lanes[from.link]
+    if lane.pointee.pace == 0 {
+      setPace(lane, blocks[slot].pointee.object(objectSlot).pointee.shape.chunkSize, from.link)
+    }
+    lane.pointee.keepPace(now: from.now)
+  }
+
+  /// Once for a block and neighbour: rates and round trips don't change while it comes.
+  @inline(never)
+  private func setPace(_ lane: UnsafeMutablePointer<Lane>, _ chunkBytes: Int, _ peer: LinkID) {
+    let rate = link(peer).pointee.rate.bitsPerSecond
+    let slowest = rate == 0 ? RelayCore.paceRate : max(min(RelayCore.paceRate, rate / 2), 1)
+    lane.pointee.pace = UInt32(clamping: UInt64(chunkBytes) * 8 * 1_000_000_000 / slowest)
+    lane.pointee.slack = UInt32(clamping: paceSlack(peer).nanoseconds)
   }
 
   private func paceSlack(_ peer: LinkID) -> Interval { max(RelayCore.paceSlack, patience(peer, asked: false, 0)) }

@@ -61,9 +61,16 @@ extension RelayCore {
       acceptance = try chain.accept(header, now: unixTime(now), vouched: isTrustworthy)
     } catch { throw .header(error) }
     counters.blocksSubmitted += 1
-    counters.blocksOpened += 1
     if parsed == nil { counters.transactionsChecked += UInt64(structure.transactions.count) }
 
+    if isTrustworthy && explicit.isEmpty, let slot = blocks.find(hash), isAwaited(slot, structure) {
+      blocks[slot].pointee.awaitedUntil = .never
+      blocks[slot].pointee.submitted = bytes
+      blocks[slot].pointee.parsed = structure
+      if acceptance.isTip { tipChanged(now: now) }
+      publish(slot, now: now, into: &sink)
+      return hash
+    }
     var chunkBytes = RelayLimits.chunkBytes
     var wholes = LinkSet.none
     if let slot = blocks.find(hash) {
@@ -74,6 +81,7 @@ extension RelayCore {
     }
     let bodyShape = (try? ObjectShape(byteCount: block.byteCount, chunkSize: chunkBytes)) ?? shape
     guard let slot = makeRoom(for: acceptance.entry.chainWork, now: now) else { throw .noRoom }
+    counters.blocksOpened += 1
     serial += 1
     var state = BlockState(
       hash: hash, headerBytes: headerBytes, header: header, height: acceptance.entry.height,
@@ -127,9 +135,92 @@ extension RelayCore {
     let block = blocks[slot]
     if let checked = block.pointee.assembly.check?.block { block.pointee.parsed = checked }
     block.pointee.report.knownBytes = block.pointee.bodyBytes
-    makeSketch(slot, explicit: block.pointee.explicit)
+    if block.pointee.sketchDecoded < 0 { makeSketch(slot, explicit: block.pointee.explicit) }
     block.pointee.sketchSent = block.pointee.sketchDecoded
     complete(slot, now: now, into: &sink)
+  }
+
+  // MARK: Before the block is together
+
+  /// How long the block itself may take after its sketch, before the sketch is forgotten.
+  static let awaitMost = Interval.seconds(1)
+
+  /// Sends a block's sketch on, to trusted neighbours, before its bytes are put together and its Merkle root is worked out:
+  /// from a compact block of the site's own node and the mempool's mirror, whose short ids of 6 bytes are wrong once in
+  /// some million blocks. `submit` follows, or `withdrawSketch`.
+  ///
+  /// - Parameters:
+  ///   - block: its structure with all ids; `coinbase`: the first transaction's bytes.
+  ///   - arrival: when this site learned of it.
+  /// - Returns: false when the block is in hand already, or has to be submitted without this.
+  public mutating func submitSketch(
+    of block: borrowing ParsedBlock, coinbase: RawSpan, arrival: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    let headerBytes = HeaderBytes(block.header.bytes.span.bytes)
+    let hash = headerBytes.withBytes { SHA256.double($0) }
+    guard configuration.redundancy == .adaptive, block.isFullyHashed, let first = block.transactions.first,
+      first.byteCount == coinbase.byteCount, block.byteCount <= RelayLimits.bodyBytes, blocks.find(hash) == nil,
+      !done.contains(hash), let shape = try? ObjectShape(byteCount: block.byteCount, chunkSize: RelayLimits.chunkBytes),
+      let acceptance = try? chain.accept(block.header, now: unixTime(now), vouched: true),
+      let slot = makeRoom(for: acceptance.entry.chainWork, now: now)
+    else { return false }
+    counters.blocksOpened += 1
+    serial += 1
+    var state = BlockState(
+      hash: hash, headerBytes: headerBytes, header: block.header, height: acceptance.entry.height,
+      chainWork: acceptance.entry.chainWork, bodyBytes: block.byteCount, transactionCount: block.transactions.count,
+      chunkBytes: shape.chunkSize, serial: serial, stage: .submitted, maker: ownKey)
+    state.report.isSubmitted = true
+    state.report.firstPacket = arrival
+    state.report.gatePassed = now
+    state.awaitedUntil = now + RelayCore.awaitMost
+    state.isFresh = true
+    state.put(ObjectState(kind: .body, shape: shape, ownKey: ownKey), in: BlockState.bodySlot)
+    blocks.insert(state, at: slot)
+    note(RelayEvent(.gatePassed, at: now, block: hash, a: UInt64(acceptance.entry.height)))
+    // The index of the next block's short ids waits for the block itself: `submit` tells of the tip.
+    let key = shortIDKey(parent: block.header.previous, epoch: sketchEpoch)
+    let byteCounts = block.transactions.map { UInt32(clamping: $0.byteCount) }
+    let bytes = Sketch.encode(
+      wtxids: block.wtxids.span, byteCounts: byteCounts.span,
+      explicit: [Sketch.Explicit(index: 0, bytes: 0..<coinbase.byteCount)], source: coinbase, key: key)
+    counters.idsComputed += UInt64(block.transactions.count)
+    putSketch(slot, bytes)
+    guard blocks[slot].pointee.sketchDecoded >= 0 else {
+      remove(slot)
+      return false
+    }
+    blocks[slot].pointee.sketchSent = blocks[slot].pointee.sketchDecoded
+    openLanes(slot, now: now)
+    pump(slot, now: now, into: &sink)
+    return true
+  }
+
+  /// The block whose sketch went out is another: what others made of the sketch fails their checks, and they get the block
+  /// once it is submitted.
+  public mutating func withdrawSketch(of hash: Hash256, now: Instant) {
+    guard let slot = blocks.find(hash), blocks[slot].pointee.awaitedUntil != .never else { return }
+    abandon(slot, reason: 4, now: now)
+  }
+
+  private func isAwaited(_ slot: Int, _ structure: borrowing ParsedBlock) -> Bool {
+    let block = blocks[slot]
+    return block.pointee.awaitedUntil != .never && block.pointee.bodyBytes == structure.byteCount
+      && block.pointee.transactionCount == structure.transactions.count
+  }
+
+  /// Forgets sketches whose blocks didn't follow.
+  mutating func expireAwaited(now: Instant) {
+    var position = 0
+    while position < blocks.count {
+      let slot = blocks.slot(at: position)
+      if blocks[slot].pointee.awaitedUntil <= now {
+        abandon(slot, reason: 4, now: now)
+      } else {
+        position += 1
+      }
+    }
   }
 
   /// Headers from the site's own node (`vouched`) or another source; stops at the first bad one.

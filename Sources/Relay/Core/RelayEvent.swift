@@ -29,7 +29,8 @@ public struct RelayEvent: Hashable, Sendable {
     case forwarded
     /// `link` says that it has the block: `a` chunks it needed, `b` chunks of ours that were of no use to it.
     case peerHas
-    /// An incomplete block was given up: `a` 1 evicted by a better one, 2 invalid by consensus, 3 no source left.
+    /// An incomplete block was given up: `a` 1 evicted by a better one, 2 invalid by consensus, 3 no source left, 4 its
+    /// sketch went out and it didn't follow.
     case abandoned
 
     // Trouble.
