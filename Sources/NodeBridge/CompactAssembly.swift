@@ -188,6 +188,12 @@ struct PlannedBlock {
       header: compact.header, transactions: layouts, byteCount: size, txids: txids, wtxids: wtxids, unhashed: [])
   }
 
+  var heldBytes: Int {
+    brought.capacity + entries.count
+      * (MemoryLayout<EntryHandle?>.stride + MemoryLayout<TransactionLayout>.stride + 2 * MemoryLayout<Hash256>.stride
+        + 1)
+  }
+
   /// The first transaction's bytes, when they came with the compact block: nodes always send them.
   var coinbaseCount: Int? {
     guard let first = entries.first, first == nil else { return nil }

@@ -34,6 +34,8 @@ extension NodePeer {
   mutating func fetch(
     _ hash: Hash256, compact: Bool, form: AnnouncementForm, now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
+    // A block that was still to be put together when the connection went: the next one brings it.
+    if !isReady { return }
     if let at = pending.firstIndex(where: { $0.hash == hash }) {
       if compact || pending[at].askedWhole { return }
       pending[at].askedWhole = true

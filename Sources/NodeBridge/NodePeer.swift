@@ -104,11 +104,12 @@ struct NodePeer {
 
   /// When something is due at the latest.
   var deadline: Instant {
+    // Also when the connection has just gone: everything of it is here.
+    if planned != nil { return .zero }
     switch phase {
     case .waiting(let until): return until
     case .connecting(let since), .handshake(let since): return since + NodePeer.handshakeLimit
     case .ready:
-      if planned != nil { return .zero }
       var due = lastSpoke + (mirrors ? configuration.wakeInterval : .seconds(30))
       for block in pending { due = min(due, block.asked + PendingBlock.limit) }
       for delivery in deliveries { due = min(due, min(delivery.written + Delivery.limit, delivery.fenceAgain)) }
@@ -178,7 +179,7 @@ struct NodePeer {
   }
 
   var heldBytes: Int {
-    framing.pending + spare.heldBytes + pending.reduce(0) { $0 + $1.heldBytes }
+    framing.pending + spare.heldBytes + pending.reduce(planned?.block.heldBytes ?? 0) { $0 + $1.heldBytes }
       + waiting.capacity * MemoryLayout<InventoryItem>.stride
       + requested.capacity * (MemoryLayout<Hash256>.stride + MemoryLayout<Instant>.stride + 1)
   }

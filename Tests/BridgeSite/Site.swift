@@ -62,6 +62,10 @@ package struct TestHost: BridgeHost, ~Copyable {
   package var chain: HeaderChain
   package var blocks: [Hash256: (block: ParsedBlock, bytes: [UInt8])] = [:]
   package var ignoresBlocks = false
+  /// Blocks are told before they are put together; those that were, with their coinbases, and those taken back.
+  package var takesPlans = false
+  package var plans: [(block: ParsedBlock, coinbase: [UInt8])] = []
+  package var mistaken: [Hash256] = []
   /// Blocks that the store has not been told of yet. That is no part of their way, and in a bench, where the two sites of
   /// two machines share one, it must not take a core from a node that is at work on the same block.
   package var unconfirmed: [(block: ParsedBlock, bytes: [UInt8])] = []
@@ -145,6 +149,14 @@ package struct TestHost: BridgeHost, ~Copyable {
     let copy = block
     log.write { $0.blocks.append(copy) }
   }
+  package mutating func blockComing(
+    _ block: borrowing ParsedBlock, coinbase: RawSpan, announced: Instant, now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
+  ) -> Bool {
+    if takesPlans { plans.append((copy block, coinbase.withUnsafeBytes { [UInt8]($0) })) }
+    return takesPlans
+  }
+  package mutating func blockMistaken(_ hash: Hash256, now: Instant) { mistaken.append(hash) }
   package mutating func headersFromNode(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     let tip = chain.tip
     log.write {

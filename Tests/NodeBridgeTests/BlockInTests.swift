@@ -55,6 +55,79 @@ import Testing
     }
   }
 
+  /// A bench whose mirror has a block's transactions, with that block's compact form. `isWrong`: two short ids changed
+  /// places, as if they had meant each other's transactions.
+  private func planned(_ bench: inout Bench, isWrong: Bool = false) throws -> (ParsedBlock, [UInt8], frame: [UInt8]) {
+    var random = SeededRandom(seed: 3)
+    bench.shakeHands()
+    bench.host.takesPlans = true
+    let bytes = block(after: bench.host.chain, 50, &random)
+    let (parsed, frame) = try compact(bytes)
+    for index in 1...50 {
+      _ = try bench.host.store.insert(parsed.transactions[index].bytes(in: bytes.span.bytes), as: .node)
+    }
+    bench.wire.written = [:]
+    if !isWrong { return (parsed, bytes, frame) }
+    var wtxids = parsed.wtxids
+    wtxids.swapAt(7, 8)
+    let wrong = ParsedBlock(
+      header: parsed.header, transactions: parsed.transactions, byteCount: bytes.count, txids: parsed.txids,
+      wtxids: wtxids, unhashed: [])
+    var writer = ByteWriter()
+    CompactBlock.encode(wrong, in: bytes.span.bytes, nonce: 7, to: &writer)
+    return (parsed, bytes, Framing.frame(.cmpctblock, payload: writer.bytes.span.bytes, on: .regtest))
+  }
+
+  /// The host hears what the block will be first, and has it with the next turn.
+  @Test func aBlockIsToldBeforeItIsPutTogether() throws {
+    var bench = Bench()
+    let (parsed, bytes, frame) = try planned(&bench)
+    let held = bench.bridge.heldBytes
+    bench.receive(frame)
+    #expect(bench.bridge.heldBytes > held)
+    let plan = try #require(bench.host.plans.first)
+    #expect(bench.host.plans.count == 1 && bench.has(parsed.hash) == false && bench.bridge.nextDeadline <= bench.now)
+    #expect(plan.block.transactions == parsed.transactions && plan.block.wtxids == parsed.wtxids)
+    #expect(plan.block.txids == parsed.txids && plan.block.isFullyHashed && plan.block.byteCount == bytes.count)
+    #expect(plan.coinbase == Array(bytes[parsed.transactions[0].offset..<parsed.transactions[0].end]))
+    bench.tick()
+    let got = try #require(bench.log.read { $0.blocks.last })
+    #expect(got.bytes == bytes && got.block.transactions == parsed.transactions && bench.host.mistaken.isEmpty)
+    #expect(bench.bridge.nextDeadline > bench.now)
+  }
+
+  /// The connection goes before that: nothing of the block is lacking.
+  @Test func aPlannedBlockOutlivesItsConnection() throws {
+    var bench = Bench()
+    let (parsed, _, frame) = try planned(&bench)
+    bench.receive(frame)
+    bench.close(0)
+    bench.tick()
+    #expect(bench.has(parsed.hash) == true)
+  }
+
+  @Test func whatTheMirrorLetGoOfIsFetched() throws {
+    var bench = Bench()
+    let (parsed, _, frame) = try planned(&bench)
+    bench.receive(frame)
+    bench.host.store = TransactionStore(seed: 7)
+    bench.tick()
+    #expect(bench.has(parsed.hash) == false && bench.host.mistaken.isEmpty)
+    #expect(commands(bench.wire.written[0] ?? []).contains("getdata"))
+  }
+
+  @Test func aWrongRootTakesBackWhatWasTold() throws {
+    var bench = Bench()
+    let (parsed, bytes, frame) = try planned(&bench, isWrong: true)
+    bench.receive(frame)
+    #expect(bench.host.plans.count == 1 && bench.host.mistaken.isEmpty)
+    bench.tick()
+    #expect(bench.host.mistaken == [parsed.hash] && bench.has(parsed.hash) == false)
+    #expect(commands(bench.wire.written[0] ?? []).contains("getdata"))
+    bench.receive(Framing.frame(.block, payload: bytes.span.bytes, on: .regtest))
+    #expect(bench.log.read { $0.blocks.last?.bytes } == bytes)
+  }
+
   /// Short ids are cheap to send: a compact block that names more of the mirror than a block can hold copies nothing.
   @Test func aCompactBlockLargerThanABlockIsRefused() throws {
     var random = SeededRandom(seed: 5)
