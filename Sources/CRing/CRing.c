@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/sock_diag.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -106,6 +107,16 @@ int thread_pin(int cpu) {
 int thread_make_realtime(int priority) {
   struct sched_param param = {.sched_priority = priority};
   return sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param) == 0 ? 0 : errno;
+}
+
+void heap_keep_pages(void) {
+#ifdef M_ARENA_MAX
+  mallopt(M_ARENA_MAX, 1);
+#endif
+  // The most that glibc takes.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+  mallopt(M_TOP_PAD, 8 << 20);
 }
 
 void thread_set_name(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }

@@ -100,6 +100,7 @@ struct RelayCommand: ParsableCommand {
   var clockOffset: Double = 0
 
   func run() throws {
+    ProcessHeap.keepPages()
     guard let level = Logger.Level(rawValue: logLevel) else {
       throw ValidationError("--log-level \(logLevel): trace, debug, info, notice, warning, error or critical")
     }

@@ -113,6 +113,7 @@ size_t control_put_segment(void *control, uint16_t segment);
 // Thread and socket helpers.
 int thread_pin(int cpu);                 // 0 or errno
 int thread_make_realtime(int priority);  // round robin; what the thread starts isn't. 0 or errno
+void heap_keep_pages(void);              // see ProcessHeap.swift
 void thread_set_name(const char *name);  // at most 15 bytes are kept
 void thread_set_timer_slack(unsigned long ns);
 int event_descriptor(void);              // close-on-exec eventfd, or -1. Blocking: io_uring waits only on such
