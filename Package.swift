@@ -129,7 +129,9 @@ let package = Package(
       "propagation", ["CNamespace", "Bitcoin", "Ground", "RegtestNode"], exclude: ["CNamespace", "README.md"]),
     bench("bridge", ["BridgeSite", "Bitcoin", "Ground", "NodeBridge", "RegtestNode"]),
     bench("mempool", ["Mempool", "Bitcoin", "Ground", "RealBlocks", "CKernels"]),
-    bench("relay", ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium", "UringSupport"]),
+    bench(
+      "relay",
+      ["Relay", "Mempool", "Session", "Bitcoin", "Ground", "RealBlocks", "CLibsodium", "Uring", "UringSupport"]),
     bench("session", ["Session", "Wire", "Ground", "CLibsodium"]),
     bench("soak", ["Session", "Ground", "RealBlocks"]),
   ]

@@ -66,6 +66,9 @@ struct ChunkLog: ~Copyable {
   @inline(__always)
   mutating func mark(_ entry: Int, knownTo link: LinkID) { entries[entry].known.insert(link) }
 
+  @inline(__always)
+  mutating func mark(_ entry: Int, knownTo links: LinkSet) { entries[entry].known = entries[entry].known | links }
+
   /// Appends a chunk that is not there yet; its bytes are copied into a cell of `pool`. Nil when the log or the pool is
   /// full.
   mutating func append(

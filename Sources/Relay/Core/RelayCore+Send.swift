@@ -141,6 +141,7 @@ extension RelayCore {
     let bit: UInt64 = 1 << UInt64(slot)
     let isSource = chunk.index < UInt32(object.pointee.sourceCount)
     var packet: OutgoingPacket?
+    var sealed = LinkSet.none
     while let peer = peers.popFirst() {
       let lane = object.pointee.lanes[peer]
       if !lane.pointee.isDue { continue }
@@ -163,10 +164,14 @@ extension RelayCore {
             bytes: UnsafeRawPointer(chunk.bytes), isNewest: blocks.slot(at: 0) == slot, now: now)
         }
         if !seal(packet!, slot, lane, to: peer, now: now, into: &sink) { continue }
-        object.pointee.log.mark(entry, knownTo: peer)
-        counters.chunksForwarded += 1
+        sealed.insert(peer)
       }
       lane.pointee.cursor += 1
+    }
+    if let packet, !sealed.isEmpty {
+      object.pointee.log.mark(entry, knownTo: sealed)
+      counters.chunksForwarded += UInt64(sealed.count)
+      count(packet, slot, times: sealed.count)
     }
     if objectSlot == BlockState.bodySlot && entry % RelayCore.bodyPerSketchSpare == 0 {
       // What is spare of the sketch has its turn.
@@ -361,7 +366,18 @@ extension RelayCore {
   ) -> Bool {
     let packet = write(
       slot, objectSlot, index: index, maker: maker, isOwn: isOwn, bytes: bytes, isNewest: isNewest, now: now)
-    return seal(packet, slot, lane, to: peer, now: now, into: &sink)
+    if !seal(packet, slot, lane, to: peer, now: now, into: &sink) { return false }
+    count(packet, slot, times: 1)
+    return true
+  }
+
+  /// Counts a packet that was sealed for so many neighbours.
+  @inline(__always)
+  private mutating func count(_ packet: OutgoingPacket, _ slot: Int, times: Int) {
+    counters.packetsSealed += UInt64(times)
+    counters.bytesSealed += UInt64(times * packet.byteCount)
+    blocks[slot].pointee.report.packetsOut += times
+    blocks[slot].pointee.report.bytesOut += times * packet.byteCount
   }
 
   /// A chunk's packet as it lies in `template`, and what of it is the same for all neighbours. Trivial.
@@ -429,7 +445,7 @@ extension RelayCore {
     return packet
   }
 
-  /// Seals the packet in `template` for one neighbour.
+  /// Seals the packet in `template` for one neighbour; `count` is for the caller.
   @inline(__always)
   private mutating func seal(
     _ packet: OutgoingPacket, _ slot: Int, _ lane: UnsafeMutablePointer<Lane>, to peer: LinkID, now: Instant,
@@ -454,11 +470,7 @@ extension RelayCore {
     guard sessions.send(message.bytes, on: peer, urgency: packet.urgency, flow: packet.flow, into: &sink) else {
       return false
     }
-    counters.packetsSealed += 1
-    counters.bytesSealed += UInt64(packet.byteCount)
     lane.pointee.spend()
-    block.pointee.report.packetsOut += 1
-    block.pointee.report.bytesOut += packet.byteCount
     if !block.pointee.reached.contains(peer) {
       block.pointee.reached.insert(peer)
       if block.pointee.report.firstForwarded == .never { block.pointee.report.firstForwarded = now }
