@@ -72,7 +72,15 @@ struct EventLog {
         "header refused\(advice)",
         metadata: ["peer": "\(peer)", "block": "\(event.block)", "reason": "\(refusal.map { "\($0)" } ?? "?")"])
     case .abandoned:
-      logger.warning("block given up", metadata: ["block": "\(event.block)", "reason": "\(event.a)"])
+      let why =
+        switch event.a {
+        case 1: "blocks of more work took its place"
+        case 2: "it breaks a rule of consensus"
+        case 3: "no neighbour has it any more"
+        case 4: "its sketch went out, and the node's block was another or didn't follow; it is asked for whole"
+        default: "\(event.a)"
+        }
+      logger.warning("block given up", metadata: ["block": "\(event.block)", "reason": "\(why)"])
     case .failedChecks: logger.warning("a body failed its checks", metadata: ["block": "\(event.block)"])
     case .wrongChunk:
       logger.error("wrong chunk", metadata: ["peer": "\(peer)", "block": "\(event.block)", "chunk": "\(event.a)"])
