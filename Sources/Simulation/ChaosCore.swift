@@ -37,9 +37,15 @@ struct ChaosCore: SimulatedCore, ~Copyable {
     _ block: [UInt8], on ancestors: [[UInt8]], now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) -> Bool {
     guard let honest else { return true }
-    let headers = ancestors.compactMap { try? BlockHeader(parsing: $0.span.bytes) }
-    _ = try? honest.pointee.core.submitHeaders(headers, vouched: true, now: now, into: &sink)
+    tell(ancestors, now: now, into: &sink)
     return honest.pointee.submit(raw: block, now: now, into: &sink)
+  }
+
+  private mutating func tell(
+    _ ancestors: [[UInt8]], now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let headers = ancestors.compactMap { try? BlockHeader(parsing: $0.span.bytes) }
+    _ = try? honest?.pointee.core.submitHeaders(headers, vouched: true, now: now, into: &sink)
   }
 
   /// The block's sketch first, as of a compact block of the node; `isWrong`: two ids changed places. False when it has to
@@ -57,8 +63,7 @@ struct ChaosCore: SimulatedCore, ~Copyable {
         header: parsed.header, transactions: parsed.transactions, byteCount: block.count, txids: parsed.txids,
         wtxids: wtxids, unhashed: [])
     }
-    let headers = ancestors.compactMap { try? BlockHeader(parsing: $0.span.bytes) }
-    _ = try? honest.pointee.core.submitHeaders(headers, vouched: true, now: now, into: &sink)
+    tell(ancestors, now: now, into: &sink)
     let coinbase = parsed.transactions[0].bytes(in: block.span.bytes)
     return honest.pointee.submitSketch(of: parsed, coinbase: coinbase, now: now, into: &sink)
   }

@@ -139,14 +139,15 @@ public struct UDPEngine: ~Copyable {
     }
     if !isDraining {
       if received {
-        flushBeforeWork(core.nextDeadline)
+        // Work that is due may take 100 µs a slice.
+        if core.nextDeadline <= now { flush() }
         core.batchEnded(now: now, into: &output)
         checkDrops(every: .seconds(1))
       }
       if handle.waker.isPending && configuration.wait == .spin { wakeCore(&core) }
       tick()
       if core.nextDeadline <= now {
-        flushBeforeWork(now)
+        flush()
         core.deadlinePassed(now: now, into: &output)
       }
     }
@@ -265,16 +266,12 @@ public struct UDPEngine: ~Copyable {
 
   /// Long batches must not hold back what they caused to be sent.
   @inline(__always) mutating func flushIfDue() {
-    if output.queuedTotal > 0 && now - lastFlush > .microseconds(20) {
-      _ = output.pump(now, coreFirst: false, &trains, &ring)
-      ring.submit()
-      lastFlush = now
-    }
+    if now - lastFlush > .microseconds(20) { flush() }
   }
 
-  /// What is queued leaves before the core goes on with work that is due: a slice of it may take 100 µs.
-  @inline(__always) private mutating func flushBeforeWork(_ due: Instant) {
-    if output.queuedTotal == 0 || due > now { return }
+  /// What is queued leaves now.
+  @inline(__always) private mutating func flush() {
+    if output.queuedTotal == 0 { return }
     _ = output.pump(now, coreFirst: false, &trains, &ring)
     if ring.pendingSubmissions > 0 { ring.submit() }
     lastFlush = now

@@ -47,8 +47,8 @@ import Testing
     #expect(submitted == 1)
   }
 
-  /// Two short ids were taken for each other's transactions. Who matches them finds out, and nobody is blamed for good:
-  /// the block comes all the same.
+  /// Two short ids were taken for each other's transactions. Who matches them finds out, and whatever that does to the
+  /// origin's good name, the block comes all the same.
   @Test func aWrongSketchIsTakenBack() throws {
     let block = try TestBlock("702861")
     let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)
@@ -79,14 +79,20 @@ import Testing
     }
   }
 
-  /// The site's node dies before the block is together: it may come from elsewhere.
-  @Test func aSketchWithoutItsBlockIsForgotten() throws {
+  /// Two relays, and the sketch of a block of the first on its way to the second.
+  private func sketched() throws -> (TestNet, TestBlock) {
     let block = try TestBlock("413567")
     let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
     net.start()
     for node in 0..<2 { net.fill(node, block.parsed, block.bytes, missing: 0.01) }
     net.run(.seconds(4))
     #expect(submitSketch(net, block))
+    return (net, block)
+  }
+
+  /// The site's node dies before the block is together: it may come from elsewhere.
+  @Test func aSketchWithoutItsBlockIsForgotten() throws {
+    let (net, block) = try sketched()
     net.run(.milliseconds(1_500 as Int64))
     #expect(net.events(0, .abandoned).map(\.a) == [4])
     try net.submit(block, at: 1)
@@ -96,12 +102,7 @@ import Testing
 
   /// Of another size than its sketch said, or raw bytes to be checked: the usual way.
   @Test func whatFollowsMustBeWhatWasSaid() throws {
-    let block = try TestBlock("413567")
-    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
-    net.start()
-    for node in 0..<2 { net.fill(node, block.parsed, block.bytes, missing: 0.01) }
-    net.run(.seconds(4))
-    #expect(submitSketch(net, block))
+    let (net, block) = try sketched()
     try net.with(0) { core, sink, now in
       _ = try core.submit(block.bytes, arrival: now, now: now, into: &sink)
     }

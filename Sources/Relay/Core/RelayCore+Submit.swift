@@ -81,23 +81,11 @@ extension RelayCore {
     }
     let bodyShape = (try? ObjectShape(byteCount: block.byteCount, chunkSize: chunkBytes)) ?? shape
     guard let slot = makeRoom(for: acceptance.entry.chainWork, now: now) else { throw .noRoom }
-    counters.blocksOpened += 1
-    serial += 1
-    var state = BlockState(
-      hash: hash, headerBytes: headerBytes, header: header, height: acceptance.entry.height,
-      chainWork: acceptance.entry.chainWork, bodyBytes: block.byteCount,
-      transactionCount: structure.transactions.count, chunkBytes: bodyShape.chunkSize, serial: serial,
-      stage: .submitted, maker: ownKey)
-    state.wholes = wholes
-    state.report.isSubmitted = true
-    state.report.firstPacket = arrival
-    state.report.gatePassed = now
-    state.explicit = explicit.filter { $0 > 0 && $0 < structure.transactions.count }
-    state.put(ObjectState(kind: .body, shape: bodyShape, ownKey: ownKey), in: BlockState.bodySlot)
-    state.submitted = bytes
-    state.parsed = structure
-    blocks.insert(state, at: slot)
-    note(RelayEvent(.gatePassed, at: now, block: hash, a: UInt64(acceptance.entry.height)))
+    openSubmitted(slot, structure, headerBytes, hash, acceptance.entry, bodyShape, arrival: arrival, now: now)
+    blocks[slot].pointee.wholes = wholes
+    blocks[slot].pointee.explicit = explicit.filter { $0 > 0 && $0 < structure.transactions.count }
+    blocks[slot].pointee.submitted = bytes
+    blocks[slot].pointee.parsed = structure
     if acceptance.isTip { tipChanged(now: now) }
     if isTrustworthy {
       publish(slot, now: now, into: &sink)
@@ -107,6 +95,25 @@ extension RelayCore {
       addWork(slot)
     }
     return hash
+  }
+
+  /// Puts a block of this site into a free slot: what is known of it before its bytes.
+  private mutating func openSubmitted(
+    _ slot: Int, _ block: borrowing ParsedBlock, _ headerBytes: HeaderBytes, _ hash: Hash256,
+    _ entry: HeaderChain.Entry, _ shape: ObjectShape, arrival: Instant, now: Instant
+  ) {
+    counters.blocksOpened += 1
+    serial += 1
+    var state = BlockState(
+      hash: hash, headerBytes: headerBytes, header: block.header, height: entry.height, chainWork: entry.chainWork,
+      bodyBytes: block.byteCount, transactionCount: block.transactions.count, chunkBytes: shape.chunkSize,
+      serial: serial, stage: .submitted, maker: ownKey)
+    state.report.isSubmitted = true
+    state.report.firstPacket = arrival
+    state.report.gatePassed = now
+    state.put(ObjectState(kind: .body, shape: shape, ownKey: ownKey), in: BlockState.bodySlot)
+    blocks.insert(state, at: slot)
+    note(RelayEvent(.gatePassed, at: now, block: hash, a: UInt64(entry.height)))
   }
 
   /// The same of bytes that the caller keeps: copied first.
@@ -146,8 +153,8 @@ extension RelayCore {
   static let awaitMost = Interval.seconds(1)
 
   /// Sends a block's sketch on, to trusted neighbours, before its bytes are put together and its Merkle root is worked out:
-  /// from a compact block of the site's own node and the mempool's mirror, whose short ids of 6 bytes are wrong once in
-  /// some million blocks. `submit` follows, or `withdrawSketch`.
+  /// from a compact block of the site's own node and the mempool's mirror, whose short ids of 6 bytes are wrong less than
+  /// once in a million blocks. `submit` follows, or `withdrawSketch`.
   ///
   /// - Parameters:
   ///   - block: its structure with all ids; `coinbase`: the first transaction's bytes.
@@ -165,20 +172,9 @@ extension RelayCore {
       let acceptance = try? chain.accept(block.header, now: unixTime(now), vouched: true),
       let slot = makeRoom(for: acceptance.entry.chainWork, now: now)
     else { return false }
-    counters.blocksOpened += 1
-    serial += 1
-    var state = BlockState(
-      hash: hash, headerBytes: headerBytes, header: block.header, height: acceptance.entry.height,
-      chainWork: acceptance.entry.chainWork, bodyBytes: block.byteCount, transactionCount: block.transactions.count,
-      chunkBytes: shape.chunkSize, serial: serial, stage: .submitted, maker: ownKey)
-    state.report.isSubmitted = true
-    state.report.firstPacket = arrival
-    state.report.gatePassed = now
-    state.awaitedUntil = now + RelayCore.awaitMost
-    state.isFresh = true
-    state.put(ObjectState(kind: .body, shape: shape, ownKey: ownKey), in: BlockState.bodySlot)
-    blocks.insert(state, at: slot)
-    note(RelayEvent(.gatePassed, at: now, block: hash, a: UInt64(acceptance.entry.height)))
+    openSubmitted(slot, block, headerBytes, hash, acceptance.entry, shape, arrival: arrival, now: now)
+    blocks[slot].pointee.awaitedUntil = now + RelayCore.awaitMost
+    blocks[slot].pointee.isFresh = true
     // The index of the next block's short ids waits for the block itself: `submit` tells of the tip.
     let key = shortIDKey(parent: block.header.previous, epoch: sketchEpoch)
     let byteCounts = block.transactions.map { UInt32(clamping: $0.byteCount) }
