@@ -24,6 +24,7 @@ extension NodePeer {
   mutating func announced(
     _ hash: Hash256, _ form: AnnouncementForm, host: inout some BridgeHost & ~Copyable, now: Instant
   ) {
+    lastBlock = now
     if has.insert(hash) { host.note(.announced(node: index, hash: hash, form: form, at: now)) }
     guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
     // A compact block is pushed before the block is connected, some 10 ms before the tip moves; headers and inventory

@@ -110,10 +110,20 @@ extension NodePeer {
     askTransactions(now: now, &sink)
   }
 
+  /// While it takes a block in, a node may list what the block has confirmed, or nothing of what the mirror still holds.
+  static let blockTime = Interval.seconds(1)
+  /// A block came while the node listed, or shortly before it was asked to: the list shows neither what was nor what is.
+  private var isListingBlurred: Bool { lastBlock != .zero && lastBlock + NodePeer.blockTime >= mempoolAsked }
+
   /// The ping sent after `mempool` is answered: all was listed.
   mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant)
   {
     mempoolListed = true
+    if isListingBlurred {
+      host.note(.mempoolListed(node: index, transactions: listedCount))
+      nextReconciliation = now + NodePeer.blockTime
+      return
+    }
     ranksSoon = index == 0 && waiting.count - waitingStart + requested.count > NodePeer.ranksFrom
     let listedNothing = listedCount == 0
     // An empty list is asked for again soon: it may have been withheld.

@@ -129,7 +129,7 @@ extension NodePeer {
         sink.close(stream)
         return
       }
-      if now >= nextReconciliation { askMempool(host: &host, now: now, &sink) }
+      if now >= nextReconciliation && now - lastBlock >= NodePeer.blockTime { askMempool(host: &host, now: now, &sink) }
       retryPending(now: now, &sink)
       if isLocal { spare.refill() }
       while let at = deliveries.firstIndex(where: { now - $0.written >= Delivery.limit }) {

@@ -73,6 +73,8 @@ struct NodePeer {
   /// Transactions told between listings, since the last one.
   var learnedCount = 0
   var nextReconciliation = Instant.never
+  /// When a block was last told of by the node, or handed to it.
+  var lastBlock = Instant.zero
 
   // Blocks.
   var has = RecentHashes()

@@ -190,6 +190,55 @@ extension Site {
     #expect(problems(bench) == [.noMempoolPermission])
   }
 
+  /// The node takes a block in while it lists its mempool: what it says then is no reason to complain, or to take the
+  /// mirror's word or its own for anything. It is asked again.
+  @Test func aListingDuringABlockSaysNothing() throws {
+    var random = SeededRandom(seed: 1)
+    var bench = Bench()
+    bench.shakeHands()
+    func asked(_ bench: inout Bench) -> [UInt64] {
+      defer { bench.wire.written = [:] }
+      let said = messages(bench.wire.written[0] ?? [])
+      guard said.contains(where: { if case .mempool = $0 { true } else { false } }) else { return [] }
+      return said.compactMap { if case .ping(let nonce) = $0 { nonce } else { nil } }
+    }
+    for nonce in asked(&bench) { bench.receive(.pong(nonce)) }
+    let bytes = block(after: bench.host.chain, 3, &random)
+    let parsed = try ParsedBlock(parsing: bytes.span.bytes)
+    for layout in parsed.transactions.dropFirst() {
+      bench.receive(.tx(layout.bytes(in: bytes.span.bytes).withUnsafeBytes { [UInt8]($0) }))
+    }
+    var pings: [UInt64] = []
+    for _ in 0..<70 where pings.isEmpty {
+      bench.receive(.ping(1))
+      bench.now = bench.now + .seconds(1)
+      bench.tick()
+      pings = asked(&bench)
+    }
+    // It lists nothing, for the block has all that it had.
+    bench.receive(.headers([parsed.header]))
+    for nonce in pings { bench.receive(.pong(nonce)) }
+    #expect(problems(bench) == [])
+    #expect(bench.host.store.counts(.node).transactions == 3)
+    // The mirror learns of the block; then the node is asked again, and not before.
+    _ = asked(&bench)
+    bench.now = bench.now + .milliseconds(500)
+    bench.tick()
+    #expect(asked(&bench).isEmpty)
+    bench.host.store.confirm(txids: try ids(parsed, bytes))
+    bench.now = bench.now + .milliseconds(600)
+    bench.tick()
+    for nonce in asked(&bench) { bench.receive(.pong(nonce)) }
+    #expect(problems(bench) == [])
+    #expect(bench.log.count { if case .mempoolListed = $0 { true } else { false } } == 3)
+  }
+
+  private func ids(_ block: ParsedBlock, _ bytes: [UInt8]) throws -> [Hash256] {
+    var block = block
+    block.hashAll(in: bytes.span.bytes)
+    return block.txids
+  }
+
   /// A node that tells of more blocks than it has headers for, one that says so by its fee filter, one whose tip is old.
   @Test(arguments: 0..<3) func initialDownload(_ way: Int) throws {
     var random = SeededRandom(seed: 2)
