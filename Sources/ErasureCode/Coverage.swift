@@ -100,15 +100,23 @@ struct Coverage: ~Copyable {
   }
 
   mutating func insert(_ range: Range<Int>) {
-    let (chunk, offset) = range.lowerBound.quotientAndRemainder(dividingBy: shape.chunkSize)
-    if offset == 0 && insertChunk(chunk, range.upperBound) { return }
-    change(range, isInsert: true)
+    let size = shape.chunkSize
+    let first = (range.lowerBound + size - 1) / size
+    let last = range.upperBound / size
+    if first >= last {
+      change(range, isInsert: true)
+      return
+    }
+    if range.lowerBound < first * size { change(range.lowerBound..<first * size, isInsert: true) }
+    for chunk in first..<last where !insertChunk(chunk) {
+      change(chunk * size..<(chunk + 1) * size, isInsert: true)
+    }
+    if last * size < range.upperBound { change(last * size..<range.upperBound, isInsert: true) }
   }
 
-  /// A chunk of which nothing was told becomes known up to its end, if that is `end`: what a packet brings.
-  private mutating func insertChunk(_ chunk: Int, _ end: Int) -> Bool {
+  /// A whole chunk of which nothing was told becomes known: what a packet brings, or many transactions side by side.
+  private mutating func insertChunk(_ chunk: Int) -> Bool {
     let words = bitmap.bound(to: UInt64.self) + chunk * shape.strips
-    if end != (chunk + 1) * shape.chunkSize { return false }
     var told: UInt64 = 0
     for strip in 0..<shape.strips { told |= words[strip] }
     if told != 0 { return false }

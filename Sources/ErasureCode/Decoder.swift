@@ -65,6 +65,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     spectrum.reset(shape)
     workDone = 0
     workSolved = 0
+    awaitsKnown = false
     prepareMemory()
   }
 
@@ -94,6 +95,10 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
 
   var points: UnsafeMutablePointer<UInt32> { pointStore.bound(to: UInt32.self) }
   var applied: UnsafeMutablePointer<Int32> { appliedStore.bound(to: Int32.self) }
+
+  /// Much of the object is about to be told. Until that is over, repair chunks are only kept: what is known now would have
+  /// to be reckoned in again with what comes. A new object begins without.
+  public var awaitsKnown = false
 
   // MARK: What is there
 
@@ -173,6 +178,22 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     if let conflict { throw .contradictsKnown(byte: conflict) }
   }
 
+  /// Tells that the object has the bytes at `range`, which `write` puts into the place it is given: one look at what is
+  /// known for many pieces that lie side by side. False, and nothing is told, when some of it was told before.
+  /// - Throws: `ErasureError.rangeOutOfBounds`.
+  public mutating func addKnown(
+    _ range: Range<Int>, by write: (UnsafeMutableRawBufferPointer) -> Void
+  ) throws(ErasureError) -> Bool {
+    guard range.lowerBound >= 0, range.upperBound <= shape.byteCount else {
+      throw .rangeOutOfBounds(lower: range.lowerBound, upper: range.upperBound, limit: shape.byteCount)
+    }
+    if range.isEmpty { return true }
+    if solved || coverage.overlaps(range) { return false }
+    write(UnsafeMutableRawBufferPointer(start: data.base + range.lowerBound, count: range.count))
+    told(range)
+    return true
+  }
+
   /// A source chunk from the network, `chunkSize` bytes; the last one padded with zeros, or only as long as its bytes.
   /// - Throws: `ErasureError.indexOutOfRange`, `.wrongSize`, `.paddingNotZero`, `.duplicateSource`,
   ///   `.contradictsKnown`.
@@ -237,7 +258,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     repairsHeld += 1
     repairsSinceChange += 1
     if repairsHeld < shape.sourceCount { warm(raw.base + repairsHeld * shape.chunkSize) }
-    if canSync, canMakeRow(x), late.blocks <= Work.slice / 4 { workDone += sync(slot) }
+    if !awaitsKnown, canSync, canMakeRow(x), late.blocks <= Work.slice / 4 { workDone += sync(slot) }
   }
 
   /// Fetches a chunk's place to be written.
@@ -326,8 +347,13 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   }
 
   mutating func storeNew(_ range: Range<Int>, _ bytes: UnsafePointer<UInt8>) {
-    wiped = 0
     (data.base + range.lowerBound).update(from: bytes, count: range.count)
+    told(range)
+  }
+
+  /// Bytes not told before are in their place.
+  private mutating func told(_ range: Range<Int>) {
+    wiped = 0
     coverage.insert(range)
     solver.forget()
     repairsSinceChange = 0

@@ -43,7 +43,18 @@ import Testing
       case 0...3:
         let from = random.below(bytes)
         let to = min(bytes, from + 1 + random.below(4 * chunkSize))
-        try decoder.addKnown(from..<to, of: object)
+        decoder.awaitsKnown = random.chance(0.4)
+        if random.chance(0.5) {
+          // All or nothing: what was told before is not written again.
+          let isNew = !decoder.isComplete && !(from..<to).contains { model.told[$0] }
+          let isTaken = try decoder.addKnown(from..<to) { place in
+            for i in from..<to { place[i - from] = object[i] }
+          }
+          #expect(isTaken == isNew)
+          if !isTaken { try decoder.addKnown(from..<to, of: object) }
+        } else {
+          try decoder.addKnown(from..<to, of: object)
+        }
         for i in from..<to { model.told[i] = true }
       case 4:
         let chunk = random.below(shape.sourceCount)
