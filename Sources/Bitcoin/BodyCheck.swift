@@ -104,12 +104,7 @@ public struct BodyCheck: Sendable {
     while verdict == nil && left > 0 {
       switch phase {
       case .hashing:
-        left -= block.hashSome(in: bytes, budget: left, kernel: kernel)
-        if block.isFullyHashed {
-          if txids == nil { txids = MerkleTree(leafCount: block.txids.count, kernel: kernel) }
-          txids!.set(block.txids)
-          phase = .txids
-        }
+        left -= hashSome(in: bytes, budget: left)
       case .txids:
         left -= BodyCheck.bytesPerPair * txids!.advance(pairs: max(1, left / BodyCheck.bytesPerPair))
         if txids!.isDone { finishTxids(txids!, bytes) }
@@ -122,6 +117,23 @@ public struct BodyCheck: Sendable {
       }
     }
     return verdict
+  }
+
+  /// Only works out the ids, no tree: about `budget` bytes of it. True when all are known (`block.isFullyHashed`).
+  public mutating func hash(in bytes: RawSpan, budget: Int = .max) -> Bool {
+    guard case .hashing = phase else { return true }
+    bytesHashed += hashSome(in: bytes, budget: budget)
+    return block.isFullyHashed
+  }
+
+  private mutating func hashSome(in bytes: RawSpan, budget: Int) -> Int {
+    let spent = block.hashSome(in: bytes, budget: budget, kernel: kernel)
+    if block.isFullyHashed {
+      if txids == nil { txids = MerkleTree(leafCount: block.txids.count, kernel: kernel) }
+      txids!.set(block.txids)
+      phase = .txids
+    }
+    return spent
   }
 
   /// A Merkle pair's compressions in bytes of plain hashing.

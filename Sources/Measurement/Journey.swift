@@ -18,7 +18,7 @@ public struct Journey: Hashable, Sendable {
     case decoded
     /// All checks passed.
     case verified
-    /// Written to the node's connection.
+    /// Written to the node's connection; a compact block may be before it is checked.
     case written
     /// The node's own announcement came back.
     case tipUpdated

@@ -387,9 +387,12 @@ private struct Collector {
     if let flight { stages[0].add(.milliseconds(flight)) }
     for index in 1..<ReportBuilder.stages.count {
       let stage = ReportBuilder.stages[index]
-      let from = stage.from.map { journey[$0] } ?? Interval.zero
+      var from = stage.from.map { journey[$0] } ?? Interval.zero
+      // Handed over while it was checked: both are over when the later one is.
+      if stage.from == .written, let written = from, let verified = journey[.verified] { from = max(written, verified) }
       guard let from, let to = stage.to.flatMap({ journey[$0] }) else { continue }
-      // The last needed packet may come before the sketch is matched: then nothing was waited for.
+      // The last needed packet may come before the sketch is matched, the node may be handed what is still checked: then
+      // nothing was waited for.
       stages[index].add(max(to - from, .zero))
     }
   }

@@ -23,6 +23,15 @@ struct Delivery {
   var isAccepted = false
   /// When to ask again whether an accepted block has become the tip.
   var fenceAgain = Instant.never
+
+  /// Handed over while the host still checks it.
+  var isUnchecked = false
+  /// Meanwhile the host found it wrong: once it has the true one, all of it is sent.
+  var isMistaken = false
+  /// Meanwhile the node did not take it: as much as a form that failed, but nothing else can be sent before it is checked.
+  var isRefused = false
+  /// What the node asked for meanwhile.
+  var asked: BlockTransactionsRequest?
 }
 
 /// How long this node takes with each form of block, learned from every delivery; the choice follows it.
@@ -99,19 +108,29 @@ extension NodePeer {
     return Int(major).map { $0 < NodePeer.selectiveSince } ?? false
   }
 
-  /// Hands a complete block, whose structure is `block`, to the node in the form that it takes and that has been
-  /// quickest; nothing when it has it.
+  /// Hands a block, whose structure is `block`, to the node in the form that it takes and that has been quickest; nothing
+  /// when it has it.
+  ///
+  /// - Parameter isChecked: false for a block that the host still checks: then only a compact block will do. BIP152 lets
+  ///   peers send these as soon as the header is checked, and a node works out the Merkle root itself. Of a body that is
+  ///   wrong it asks the whole; the `block` message would have the sender hung up on.
   mutating func deliver(
-    _ hash: Hash256, _ block: borrowing ParsedBlock, host: inout some BridgeHost & ~Copyable, now: Instant,
-    _ sink: inout some StreamSink & ~Copyable
+    _ hash: Hash256, _ block: borrowing ParsedBlock, isChecked: Bool, host: inout some BridgeHost & ~Copyable,
+    now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
-    if !isLocal || has.contains(hash) || deliveries.contains(where: { $0.hash == hash }) { return }
+    if !isLocal || has.contains(hash) { return }
+    if let at = deliveries.firstIndex(where: { $0.hash == hash }) {
+      if isChecked { proved(at, host: &host, now: now, &sink) }
+      return
+    }
+    if !isChecked && !(isReady && takesCompact && configuration.takesUnchecked) { return }
     if !isReady {
       // The node may be there all the same: its P2P port wrong, or full. `submitblock` is what is left.
       host.note(.deliveryFailed(node: index, hash: hash))
       return
     }
     pending.removeAll { $0.hash == hash }
+    lastBlock = now
     // The coinbase is nowhere before its block.
     let lacks = [0] + host.withMempool { $0.lackingAtNode(block.wtxids, from: 1) }
     let share = Double(lacks.count - 1) / Double(max(1, block.transactions.count - 1))
@@ -121,15 +140,16 @@ extension NodePeer {
     methods.removeAll { !configuration.deliveryMethods.contains($0) }
     let temperature = DeliveryStatistics.temperature(missingShare: share)
     guard var method = statistics.best(of: methods, temperature) else {
-      host.note(.deliveryFailed(node: index, hash: hash))
+      if isChecked { host.note(.deliveryFailed(node: index, hash: hash)) }
       return
     }
     var prefilled = 0
     var written: Int?
     if method == .compactBlock {
-      written = writeCompact(hash, lacks: lacks, host: &host, now: now, &sink)
+      written = writeCompact(hash, lacks: lacks, isChecked: isChecked, host: &host, now: now, &sink)
       prefilled = lacks.count
     }
+    if written == nil && !isChecked { return }
     // Or with all that it lacks a compact block would be longer than a message may be.
     if written == nil {
       method = .block
@@ -143,25 +163,49 @@ extension NodePeer {
     deliveries.append(
       Delivery(
         hash: hash, previous: block.header.previous, method: method, byteCount: block.byteCount, missingShare: share,
-        started: now, written: now, tried: [method]))
+        started: now, written: now, tried: [method], isUnchecked: !isChecked))
     if deliveries.count > 8 { deliveries.removeFirst() }
     host.note(.written(node: index, hash: hash, method: method, bytes: written, prefilled: prefilled, at: now))
     fence(hash, now: now, &sink)
   }
 
+  /// A block that was handed over unchecked has passed the host's checks, which `host` holds.
+  private mutating func proved(
+    _ at: Int, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
+    if !deliveries[at].isUnchecked { return }
+    deliveries[at].isUnchecked = false
+    let asked = deliveries[at].asked
+    deliveries[at].asked = nil
+    if deliveries[at].isMistaken || deliveries[at].isRefused {
+      deliveryFailed(at, host: &host, now: now, &sink)
+    } else if let asked {
+      answer(asked, host: &host, now: now, &sink)
+    }
+  }
+
+  /// What was handed over unchecked is not the block.
+  mutating func mistaken(_ hash: Hash256, host: inout some BridgeHost & ~Copyable) {
+    guard let at = deliveries.firstIndex(where: { $0.hash == hash && $0.isUnchecked && !$0.isMistaken }) else { return }
+    deliveries[at].isMistaken = true
+    deliveries[at].asked = nil
+    host.note(.mistaken(node: index, hash: hash))
+  }
+
   /// Writes a `cmpctblock`; returns the message's bytes, or nil when there is no block, or a message can't hold it.
   private mutating func writeCompact(
-    _ hash: Hash256, lacks: [Int], host: inout some BridgeHost & ~Copyable, now: Instant,
+    _ hash: Hash256, lacks: [Int], isChecked: Bool, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some StreamSink & ~Copyable
   ) -> Int? {
     let version = compactVersion ?? .two
-    let payload = host.withBlock(hash) { block, bytes in
+    let encode = { (block: borrowing ParsedBlock, bytes: RawSpan) in
       let prefilled = lacks.reduce(0) { $0 + block.transactions[$1].byteCount + 3 }
       var payload = ByteWriter(reserving: 200 + ShortIDKey.byteCount * block.transactions.count + prefilled)
       // Any nonce serves: the key follows the header, and nobody can prepare collisions for a header unseen.
       CompactBlock.encode(block, in: bytes, nonce: hash.w0, prefill: lacks, version: version, to: &payload)
       return payload
     }
+    let payload = isChecked ? host.withBlock(hash, encode) : host.withAssembledBlock(hash, encode)
     guard let payload, payload.count <= Framing.maxPayload else { return nil }
     return write(.cmpctblock, payload.bytes.span.bytes, now: now, &sink)
   }
@@ -220,6 +264,9 @@ extension NodePeer {
     if deliveries[at].isAccepted {
       // A node that connects blocks beside its message thread (Bitcoin SV) answers before it has done so.
       deliveries[at].fenceAgain = now + .milliseconds(2)
+    } else if deliveries[at].isUnchecked {
+      // Unless it has only asked for some of it.
+      if deliveries[at].asked == nil { deliveries[at].isRefused = true }
     } else {
       deliveryFailed(at, host: &host, now: now, &sink)
     }
@@ -229,13 +276,15 @@ extension NodePeer {
     _ at: Int, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
     let delivery = deliveries[at]
-    statistics.failed(delivery.method)
+    // That the block was wrong says nothing about its form.
+    if !delivery.isMistaken { statistics.failed(delivery.method) }
     if !delivery.tried.contains(.block) && configuration.deliveryMethods.contains(.block)
       && delivery.byteCount <= Framing.maxPayload
     {
       if let written = writeBlock(delivery.hash, host: &host, now: now, &sink) {
         deliveries[at].method = .block
         deliveries[at].tried.append(.block)
+        deliveries[at].isMistaken = false
         deliveries[at].written = now
         host.note(
           .written(node: index, hash: delivery.hash, method: .block, bytes: written, prefilled: 0, at: now))
@@ -252,6 +301,10 @@ extension NodePeer {
     _ request: BlockTransactionsRequest, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some StreamSink & ~Copyable
   ) {
+    if let at = deliveries.firstIndex(where: { $0.hash == request.block && $0.isUnchecked }) {
+      if !deliveries[at].isMistaken { deliveries[at].asked = request }
+      return
+    }
     let version = compactVersion ?? .two
     let network = network
     let frame = host.withBlock(request.block) { block, bytes -> [UInt8]? in

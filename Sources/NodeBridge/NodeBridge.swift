@@ -114,10 +114,25 @@ public struct NodeBridge: ~Copyable {
   ) {
     // The structure is held by reference; the bytes stay where the host has them.
     guard let block = host.withBlock(hash, { block, _ in copy block }) else { return }
-    for index in nodes.indices { nodes[index].deliver(hash, block, host: &host, now: now, &sink) }
+    for index in nodes.indices { nodes[index].deliver(hash, block, isChecked: true, host: &host, now: now, &sink) }
     for index in inbound.indices where inbound[index] != nil {
       inbound[index]!.announce(hash, block, host: &host, &sink)
     }
+  }
+
+  /// Hands a block that `host` has put together and still checks to every node that takes such a one: as a compact block,
+  /// which a node checks itself. `deliver` follows, or `mistaken` and later `deliver`.
+  public mutating func deliverUnchecked(
+    _ hash: Hash256, host: inout some BridgeHost & ~Copyable, now: Instant,
+    into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {
+    guard let block = host.withAssembledBlock(hash, { block, _ in copy block }) else { return }
+    for index in nodes.indices { nodes[index].deliver(hash, block, isChecked: false, host: &host, now: now, &sink) }
+  }
+
+  /// The block of `deliverUnchecked` failed its checks.
+  public mutating func mistaken(_ hash: Hash256, host: inout some BridgeHost & ~Copyable) {
+    for index in nodes.indices { nodes[index].mistaken(hash, host: &host) }
   }
 
   // MARK: What `status` shows

@@ -21,6 +21,9 @@ public struct NodeConfiguration: Sendable {
   public var wakeInterval: Interval
   /// Forms of delivery that may be used; among these the choice follows the measurements.
   public var deliveryMethods: [DeliveryMethod] = DeliveryMethod.allCases
+  /// Blocks may be handed to it, as compact blocks, while their Merkle root is still worked out here too: the node checks
+  /// it as well, and asks the whole block when it is wrong (BIP152).
+  public var takesUnchecked = true
 
   public init(
     name: String, address: PeerAddress, role: Role = .local, mirrorsMempool: Bool = true,

@@ -30,6 +30,8 @@ public enum NodeEvent: Sendable {
   case reconstructed(node: Int, hash: Hash256, transactions: Int, missing: Int, took: Interval)
   /// A block was written to a node's connection.
   case written(node: Int, hash: Hash256, method: DeliveryMethod, bytes: Int, prefilled: Int, at: Instant)
+  /// What was written of a block before it was checked turned out wrong: the block is written again once it is there.
+  case mistaken(node: Int, hash: Hash256)
   /// The node has the block on its best chain; `took` since it was written.
   case tipUpdated(node: Int, hash: Hash256, method: DeliveryMethod, took: Interval, at: Instant)
   /// It did not take it in any form over P2P: the daemon may try `submitblock`.
@@ -60,6 +62,8 @@ public protocol BridgeHost: ~Copyable {
   /// A complete, checked block, if it is still held.
   mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R?
   func hasBlock(_ hash: Hash256) -> Bool
+  /// A block that is put together and still being checked.
+  mutating func withAssembledBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R?
   /// A block that the node has and the host may not.
   mutating func blockFromNode(
     _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable)

@@ -10,8 +10,12 @@ import Session
 struct RelayHost: BridgeHost, ~Copyable {
   var core: RelayCore
   let unixNanosecondsAtZero: Int64
-  /// Complete blocks that wait to be handed to the nodes.
-  var deliveries: [Hash256] = []
+  /// Blocks that wait to be handed to the nodes, or of which they are to be told that they were wrong.
+  var deliveries: [(hash: Hash256, step: Step)] = []
+  enum Step { case unchecked, mistaken, complete }
+  /// When blocks that are still being checked were handed to a node.
+  private var handed: [(hash: Hash256, at: Instant)] = []
+  private static let handedMax = 8
   var events: [SiteEvent] = []
   /// By link: blocks whose first packet, and whose last needed one, it brought.
   var blocksFirst = [UInt64](repeating: 0, count: 64)
@@ -59,7 +63,11 @@ struct RelayHost: BridgeHost, ~Copyable {
       case .journey:
         takeJourneys(at: event.at)
         continue
-      case .verified: deliveries.append(event.block)
+      case .assembled:
+        deliveries.append((event.block, .unchecked))
+        continue
+      case .failedChecks: deliveries.append((event.block, .mistaken))
+      case .verified: deliveries.append((event.block, .complete))
       case .firstPacket where event.link.index < 64: blocksFirst[Int(event.link.index)] += 1
       case .lastNeeded where event.link.index < 64: blocksLast[Int(event.link.index)] += 1
       case .gatePassed:
@@ -95,6 +103,9 @@ struct RelayHost: BridgeHost, ~Copyable {
 
   mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
     core.withParsedBlock(hash, body)
+  }
+  mutating func withAssembledBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
+    core.withAssembledBlock(hash, body)
   }
   func hasBlock(_ hash: Hash256) -> Bool { core.hasBlock(hash) }
 
@@ -145,9 +156,19 @@ struct RelayHost: BridgeHost, ~Copyable {
     case .headersSynced(let node, _):
       if isOwn(node) { synced.append(node) }
     case .disconnected, .mempoolListed: nodesChanged = true
+    case .written(_, let hash, _, _, _, let at):
+      if core.hasBlock(hash) || handed.contains(where: { $0.hash == hash }) { break }
+      if handed.count == RelayHost.handedMax { handed.removeFirst() }
+      handed.append((hash, at))
+    case .mistaken(_, let hash): handed.removeAll { $0.hash == hash }
     default: break
     }
     events.append(.node(event))
+  }
+
+  /// When a block that is complete now was handed to a node before that; nil when it wasn't. Asked once.
+  mutating func takeHanded(_ hash: Hash256) -> Instant? {
+    handed.firstIndex { $0.hash == hash }.map { handed.remove(at: $0).at }
   }
 
   func isOwn(_ node: Int) -> Bool { isOwnNode.indices.contains(node) && isOwnNode[node] }

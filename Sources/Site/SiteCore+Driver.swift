@@ -60,7 +60,8 @@ extension SiteCore: DatagramCore {
 
   public var nextDeadline: Instant {
     if !host.deliveries.isEmpty { return .zero }
-    return min(min(host.core.nextDeadline, bridge.nextDeadline), min(impairer.nextDeadline, readinessDue))
+    return min(
+      min(host.core.nextDeadline, bridge.nextDeadline), min(impairer.nextDeadline, min(readinessDue, heapReserve.due)))
   }
 
   // MARK: Streams: all of them are the bridge's
@@ -83,6 +84,7 @@ extension SiteCore: DatagramCore {
     deliver(now: now, into: &sink)
     noteInventory()
     if host.nodesChanged || readinessDue <= now { reviewReadiness(now: now, into: &sink) }
+    heapReserve.advance(now: now)
     postEvents()
   }
 

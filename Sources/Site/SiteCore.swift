@@ -9,9 +9,10 @@ import Wire
 /// A whole site as one state machine: relay core, node bridge, and the requests of other threads. The engine drives it,
 /// and so can a simulator; it reads no clock and opens no socket.
 ///
-/// A block that the relay completes is handed to the nodes at the end of the same pass, and before the relay's next
-/// slice of work, because that slice takes the block's transactions out of the mempool's class `node`, from which the
-/// bridge reads what the node lacks.
+/// A block is handed to the nodes when the relay has put it together, at the end of the same pass and before the relay's
+/// next slice of work, which begins to check it: the node does so too, and need not wait. A node that takes no such blocks
+/// gets it when it is checked, again before the next slice: some later one takes the block's transactions out of the
+/// mempool's class `node`, from which the bridge reads what the node lacks.
 public struct SiteCore: ~Copyable {
   public let configuration: SiteConfiguration
   var host: RelayHost
@@ -23,6 +24,7 @@ public struct SiteCore: ~Copyable {
   var impairer: Impairer
   var startedAt = Instant.zero
   var recent: [BlockDelivery] = []
+  var heapReserve = HeapReserve()
   var delivered: UInt64 = 0
   /// As told to the relay core; nil before the first look.
   var readiness: Readiness?
@@ -124,13 +126,21 @@ public struct SiteCore: ~Copyable {
 
   // MARK: Blocks
 
-  /// Hands complete blocks to the nodes.
+  /// Hands blocks to the nodes.
   mutating func deliver(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
     if host.deliveries.isEmpty { return }
-    let hashes = host.deliveries
+    let deliveries = host.deliveries
     host.deliveries.removeAll(keepingCapacity: true)
-    for hash in hashes {
-      bridge.deliver(hash, host: &host, now: now, into: &sink)
+    for (hash, step) in deliveries {
+      switch step {
+      case .unchecked:
+        bridge.deliverUnchecked(hash, host: &host, now: now, into: &sink)
+        continue
+      case .mistaken:
+        bridge.mistaken(hash, host: &host)
+        continue
+      case .complete: bridge.deliver(hash, host: &host, now: now, into: &sink)
+      }
       guard let report = host.core.report(of: hash) else { continue }
       if embedded != nil {
         let network = configuration.relay.network
@@ -148,12 +158,14 @@ public struct SiteCore: ~Copyable {
         }
       }
       delivered += 1
+      heapReserve.begin(now: now)
       if !report.isSubmitted && report.bodyBytes > 0 {
         lastMatched = Double(report.knownBytes) / Double(report.bodyBytes)
         host.nodesChanged = true
       }
       let block = BlockDelivery(
-        report: report, from: report.isSubmitted ? nil : host.names[report.firstLink], delivered: now)
+        report: report, from: report.isSubmitted ? nil : host.names[report.firstLink],
+        delivered: host.takeHanded(hash) ?? now)
       if recent.count == SiteCore.recentBlocks { recent.removeFirst() }
       recent.append(block)
       host.events.append(.delivered(block))

@@ -174,6 +174,7 @@ public struct SiteJournal: Sendable {
       }
     case .node(.written(_, let hash, _, _, _, let at)):
       update(hash, at: at) { if $0.written == nil { $0.written = at } }
+    case .node(.mistaken(_, let hash)): open[hash]?.written = nil
     case .node(.tipUpdated(_, let hash, _, _, let at)):
       update(hash, at: at) { if $0.tip == nil { $0.tip = at } }
     default: break

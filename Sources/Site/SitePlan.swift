@@ -85,7 +85,11 @@ public struct SitePlan: Sendable {
 
   /// The site's nodes, as the bridge wants them, then the public peers that it listens to.
   public var nodes: [NodeConfiguration] {
-    relay.nodes.map { NodeConfiguration(name: $0.name, address: $0.p2p) }
+    relay.nodes.map { node in
+      var configuration = NodeConfiguration(name: node.name, address: node.p2p)
+      configuration.takesUnchecked = !node.checkedOnly
+      return configuration
+    }
       + relay.watched.map {
         NodeConfiguration(name: $0.name, address: $0.p2p, role: .watched, mirrorsMempool: false)
       }

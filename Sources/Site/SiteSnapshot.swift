@@ -67,7 +67,7 @@ public struct BlockDelivery: Sendable, Hashable {
   public var report: BlockReport
   /// The neighbour that brought the first packet; nil for a block of this site.
   public var from: String?
-  /// When it was handed to the node.
+  /// When it was handed to the node; where that was before it was checked here, then.
   public var delivered: Instant
 
   public init(report: BlockReport, from: String?, delivered: Instant) {

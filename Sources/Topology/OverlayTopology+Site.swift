@@ -51,6 +51,7 @@ extension TopologyReading {
     let p2pAddress = p2p.flatMap { address($0.text, $0.node) }
     let rpc = table.string("rpc", &mistakes).flatMap { address($0.text, $0.node) }
     let cookie = table.string("rpc_cookie_file", &mistakes)?.text
+    let checkedOnly = table.boolean("checked_only", &mistakes) ?? false
     for secret in ["rpc_password", "rpcpassword", "password", "rpc_user"] {
       if let found = table.optional(secret) {
         mistakes.append(
@@ -61,6 +62,6 @@ extension TopologyReading {
     }
     table.finish(&mistakes)
     guard let p2pAddress else { return nil }
-    return OverlayTopology.Node(name: name, p2p: p2pAddress, rpc: rpc, rpcCookieFile: cookie)
+    return OverlayTopology.Node(name: name, p2p: p2pAddress, rpc: rpc, rpcCookieFile: cookie, checkedOnly: checkedOnly)
   }
 }

@@ -24,6 +24,8 @@ public struct OverlayTopology: Hashable, Sendable {
     public var rpc: PeerAddress?
     /// Path of the RPC cookie file on the site's machine.
     public var rpcCookieFile: String?
+    /// It is handed no block before the relay has checked it.
+    public var checkedOnly = false
   }
 
   /// A peer of the public network that the site only listens to, to know when it tells of a block.

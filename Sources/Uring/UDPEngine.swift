@@ -149,6 +149,8 @@ public struct UDPEngine: ~Copyable {
       if core.nextDeadline <= now {
         flush()
         core.deadlinePassed(now: now, into: &output)
+        // What streams are sent now is as late as that work has made it.
+        tick()
       }
     }
     if !isDraining { serviceStreams(&core) }

@@ -131,6 +131,10 @@ struct EventLog {
       logger.info(
         "handed to the node",
         metadata: ["node": "\(node)", "block": "\(hash)", "method": "\(method)", "bytes": "\(bytes)"])
+    case .mistaken(let node, let hash):
+      logger.warning(
+        "what the node was handed before it was checked was not the block; it gets the block once that is there",
+        metadata: ["node": "\(node)", "block": "\(hash)"])
     case .tipUpdated(let node, let hash, _, let took, _):
       logger.info(
         "the node's tip",

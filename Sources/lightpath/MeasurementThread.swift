@@ -73,7 +73,7 @@ final class MeasurementThread: Sendable {
     switch event {
     case .clock, .journey, .delivered, .node(.announced(node: _, hash: _, form: _, at: _)),
       .node(.written(node: _, hash: _, method: _, bytes: _, prefilled: _, at: _)),
-      .node(.tipUpdated(node: _, hash: _, method: _, took: _, at: _)):
+      .node(.mistaken(node: _, hash: _)), .node(.tipUpdated(node: _, hash: _, method: _, took: _, at: _)):
       true
     default: false
     }

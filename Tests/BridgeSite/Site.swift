@@ -13,6 +13,10 @@ package final class SiteLog: Sendable {
     case deliver([UInt8])
     /// The same for a block whose structure and ids are known, as they are to a relay that has just completed it.
     case relay(NodeBlock)
+    /// The same before it is checked; what is handed over may be another block under its header.
+    case offer(NodeBlock)
+    /// What was offered is wrong.
+    case mistake(Hash256)
     /// Keep the block for serving without telling anyone.
     case hold([UInt8])
     /// Forget the mempool.
@@ -61,6 +65,8 @@ package struct TestHost: BridgeHost, ~Copyable {
   package var store: TransactionStore
   package var chain: HeaderChain
   package var blocks: [Hash256: (block: ParsedBlock, bytes: [UInt8])] = [:]
+  /// Put together and not checked.
+  package var assembled: [Hash256: (block: ParsedBlock, bytes: [UInt8])] = [:]
   package var ignoresBlocks = false
   /// Blocks are told before they are put together; those that were, with their coinbases, and those taken back.
   package var takesPlans = false
@@ -90,6 +96,10 @@ package struct TestHost: BridgeHost, ~Copyable {
   package func unixTime(at now: Instant) -> UInt32 { UInt32(time(nil)) }
   package mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
     guard let found = blocks[hash] else { return nil }
+    return body(found.block, found.bytes.span.bytes)
+  }
+  package mutating func withAssembledBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
+    guard let found = assembled[hash] else { return nil }
     return body(found.block, found.bytes.span.bytes)
   }
   mutating func hold(_ block: ParsedBlock, _ bytes: [UInt8], now: Instant) {
@@ -224,6 +234,13 @@ package struct SiteCore: DatagramCore, ~Copyable {
         host.blocks[block.hash] = (block, bytes)
       }
     case .relay(let block): deliver(block.block, block.bytes, now: now, into: &sink)
+    case .offer(let block):
+      host.assembled[block.hash] = (block.block, block.bytes)
+      _ = try? host.chain.accept(block.block.header, now: UInt32(time(nil)))
+      bridge.deliverUnchecked(block.hash, host: &host, now: now, into: &sink)
+    case .mistake(let hash):
+      host.assembled[hash] = nil
+      bridge.mistaken(hash, host: &host)
     case .reset: host.store = TransactionStore(seed: 7)
     case .fill(let count, let bytes): host.fill(count: count, bytes: bytes)
     case .list(let first): host.list(first: first)
@@ -235,6 +252,7 @@ package struct SiteCore: DatagramCore, ~Copyable {
     _ block: ParsedBlock, _ bytes: [UInt8], now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
     host.blocks[block.hash] = (block, bytes)
+    host.assembled[block.hash] = nil
     _ = try? host.chain.accept(block.header, now: UInt32(time(nil)))
     let start = SystemClock.now()
     bridge.deliver(block.hash, host: &host, now: now, into: &sink)

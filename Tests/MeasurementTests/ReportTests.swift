@@ -30,6 +30,24 @@ import Testing
       uncertainty: .milliseconds(uncertainty))
   }
 
+  /// A block handed to the node while it is checked: the stages still add up to the time at which the node had it.
+  @Test func whatOverlapsIsCountedOnce() throws {
+    let file = try ScratchFile()
+    defer { file.remove() }
+    let store = try JourneyStore(path: file.path)
+    try store.setHome("home", pathFactor: 1)
+    try store.add(journey(1, "home", origin: true, at: 0, verified: 1, uncertainty: 0))
+    var far = journey(1, "far", origin: false, at: 50, verified: 2, uncertainty: 1)
+    far.journey[.written] = .milliseconds(1.5)
+    far.journey[.tipUpdated] = .milliseconds(31.5)
+    try store.add(far)
+    let report = try ReportBuilder(store: store, range: t0...t0 + 3_600_000_000_000).build()
+    func stage(_ name: String) -> Double? { report.stages.first { $0.name == name }?.times?.p50 }
+    near(stage("verify"), 0.75, "verify")
+    near(stage("write"), 0, "write")
+    near(stage("tip"), 29.5, "tip")
+  }
+
   private func builder(_ file: ScratchFile, far: String = "far", block: BlockID? = nil) throws -> ReportBuilder {
     let store = try JourneyStore(path: file.path)
     try store.setHome("home", pathFactor: 1)

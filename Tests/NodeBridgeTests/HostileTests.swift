@@ -54,11 +54,15 @@ struct Bench: ~Copyable {
   let log = SiteLog()
   let network = Network.regtest
 
-  init() {
+  /// What the node calls itself.
+  var userAgent = "/Satoshi:30.0.0/"
+
+  init(_ configure: (inout NodeConfiguration) -> Void = { _ in }) {
+    var node = NodeConfiguration(name: "n", address: PeerAddress(ipv4: 127, 0, 0, 1, port: 1))
+    configure(&node)
     bridge = NodeBridge(
       BridgeConfiguration(
-        network: .regtest,
-        nodes: [NodeConfiguration(name: "n", address: PeerAddress(ipv4: 127, 0, 0, 1, port: 1))],
+        network: .regtest, nodes: [node],
         listen: PeerAddress(ipv4: 127, 0, 0, 1, port: 2), inboundMax: 4, nonce: 99))
     host = TestHost(
       store: TransactionStore(
@@ -102,7 +106,7 @@ struct Bench: ~Copyable {
     receive(.headers([]))
   }
   func version(_ nonce: UInt64) -> Version {
-    Version(services: [.network, .witness], time: 0, nonce: nonce, userAgent: "/Satoshi:30.0.0/", startHeight: 0)
+    Version(services: [.network, .witness], time: 0, nonce: nonce, userAgent: userAgent, startHeight: 0)
   }
 }
 

@@ -10,6 +10,8 @@ final class FakeNode {
   var headers: [BlockHeader] = []
   /// Held back while false, so that a test sees the mirror fill.
   var servesTransactions = true
+  /// Says that it takes compact blocks.
+  var takesCompact = false
   private(set) var delivered: [Hash256] = []
   private var input = MessageStream(network: .regtest)
   private var output: [UInt8] = []
@@ -62,6 +64,7 @@ final class FakeNode {
           Version(
             services: [.witness], time: 0, nonce: 77, userAgent: "/Satoshi:30.0.0/",
             startHeight: Int32(headers.count))))
+      if takesCompact { say(.sendcmpct(SendCompact(highBandwidth: true, version: 2))) }
       say(.verack)
     case .ping(let nonce): if let nonce { say(.pong(nonce)) }
     case .getheaders(let request):

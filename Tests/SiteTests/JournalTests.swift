@@ -161,10 +161,13 @@ import Testing
   }
 
   /// Two sites in memory: what each says of its block reaches the other's records, under the session's name.
-  @Test func journeysTravelAfterTheBlock() throws {
+  @Test(arguments: [false, true]) func journeysTravelAfterTheBlock(checkedOnly: Bool) throws {
     let material = try Material(most: 100)
     let (nodeA, nodeB) = (FakeNode(mempool: material.transactions), FakeNode(mempool: material.transactions))
-    let sites = TestSites(nodes: [[nodeA], [nodeB]])
+    nodeB.takesCompact = true
+    let sites = TestSites(nodes: [[nodeA], [nodeB]]) { _, configuration in
+      configuration.bridge.nodes[0].takesUnchecked = !checkedOnly
+    }
     var journals = (0..<2).map { site in
       var journal = SiteJournal(
         home: TestSites.name(site), identity: sites.identities[site], makers: sites.makers,
@@ -201,6 +204,15 @@ import Testing
       }
     }
     #expect(nodeB.delivered.contains(hash))
+    // It went to the node before its Merkle root was worked out here, where it may.
+    let order = sites.events[1].compactMap { event -> String? in
+      switch event {
+      case .node(.written(_, hash, let method, _, _, _)): "\(method)"
+      case .relay(let event) where event.kind == .verified && event.block == hash: "verified"
+      default: nil
+      }
+    }
+    #expect(order == (checkedOnly ? ["verified", "compactBlock"] : ["compactBlock", "verified"]))
     for site in 0..<2 {
       let told = records[site].journeys.filter { $0.journey.block == BlockID(hash) }
       #expect(Set(told.map(\.site)) == ["alice", "bob"], "\(TestSites.name(site))")

@@ -101,6 +101,10 @@ struct BlockState: ~Copyable {
   var learned = 0
   /// A slice of work is due.
   var hasWork = false
+  /// A chunk of it came from a verified-only neighbour.
+  var hasUntrusted = false
+  /// The owner was told that it is put together (`RelayEvent.Kind.assembled`).
+  var isAssembled = false
   /// Whole and handed over; what makes this relay a source of it is due.
   var isToServe = false
   /// Found here, its sketch going out; neither HAVE nor the body has been seen to yet.

@@ -57,6 +57,7 @@ extension RelayCore {
       return
     }
     let trusted = isTrusted(from.link)
+    if !trusted { block.pointee.hasUntrusted = true }
     let entry = object.pointee.log.append(
       bytes, index: chunk.index, maker: chunk.maker, from: from.link, isHeldBack: !trusted,
       isVouched: isVouched, pool: &pool)

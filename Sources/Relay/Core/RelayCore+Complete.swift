@@ -7,8 +7,9 @@ import Wire
 extension RelayCore {
   /// How long a complete block's encoders, logs and lanes are kept for neighbours that haven't said HAVE.
   static let settleAfter = Interval.seconds(30)
-  /// How long after a block the work for the next one waits: what the node beside this relay takes to read and connect it,
-  /// often on the same processor, and what a block found here takes to be sent.
+  /// How long from a block's first packet on the work for the next one waits: what it takes to put together, what the node
+  /// beside this relay takes to read and connect it, often on the same processor, and what a block found here takes to be
+  /// sent.
   static let quietTime = Interval.milliseconds(100 as Int64)
 
   /// Every check has passed: tell the owner. The block is handed over before this relay does anything else with it, unless
@@ -26,8 +27,7 @@ extension RelayCore {
     done.insert(block.pointee.hash)
     noteReadiness(slot)
     block.pointee.nextAsk = .never
-    // Not longer for blocks close behind each other: what they bring would never be learned.
-    if quietEnds == .never { quietEnds = now + RelayCore.quietTime }
+    beginQuiet(now: now)
     tipCompleted(slot, now: now, into: &sink)
     if block.pointee.report.isSubmitted {
       becomeSource(slot, now: now, into: &sink)
@@ -222,6 +222,12 @@ extension RelayCore {
       return true
     }
     return quietEnds == .never && learn(slot)
+  }
+
+  /// A block is coming in, or is complete: what is no part of it waits. Not longer for blocks close behind each other: what
+  /// they bring would never be learned.
+  mutating func beginQuiet(now: Instant) {
+    if quietEnds == .never { quietEnds = now + RelayCore.quietTime }
   }
 
   /// What waited since the last block is due.

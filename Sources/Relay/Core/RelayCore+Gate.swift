@@ -148,6 +148,7 @@ extension RelayCore {
     note(RelayEvent(.firstPacket, link: from.link, at: from.arrival, block: hash))
     note(RelayEvent(.gatePassed, link: from.link, at: from.now, block: hash, a: UInt64(entry.height)))
     if acceptance?.isTip ?? false { tipChanged(now: from.now) }
+    beginQuiet(now: from.now)
     openLanes(slot, now: from.now)
     release(id8: hash.w0, now: from.now, into: &sink)
     // What was released may have completed or displaced it.
@@ -185,6 +186,8 @@ extension RelayCore {
     block.isCatchUp = catchUpWants(hash)
     block.put(
       ObjectState(kind: .body, shape: body, decoder: decoders.take(body), ownKey: ownKey), in: BlockState.bodySlot)
+    // Its sketch says what the mempool knows of it.
+    block.object(BlockState.bodySlot).pointee.decoder!.awaitsKnown = configuration.redundancy == .adaptive
     blocks.insert(block, at: slot)
     counters.blocksOpened += 1
     return slot

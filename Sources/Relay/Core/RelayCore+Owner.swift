@@ -25,6 +25,15 @@ extension RelayCore {
     } ?? nil
   }
 
+  /// Lends a block that is put together and not checked yet (`RelayEvent.Kind.assembled`), with its structure and all
+  /// ids; nil as soon as it is checked or has failed.
+  public func withAssembledBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
+    guard let slot = blocks.find(hash), blocks[slot].pointee.isAssembled, blocks[slot].pointee.stage == .checking,
+      let block = blocks[slot].pointee.assembly.check?.block
+    else { return nil }
+    return withBodyBytes(slot) { body(block, $0) }
+  }
+
   /// A complete block is here.
   public func hasBlock(_ hash: Hash256) -> Bool { blocks.find(hash).map { blocks[$0].pointee.isComplete } ?? false }
 }

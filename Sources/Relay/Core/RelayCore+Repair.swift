@@ -80,6 +80,7 @@ extension RelayCore {
     note(
       RelayEvent(.failedChecks, at: now, block: block.pointee.hash, a: UInt64(block.pointee.repair.attempts)))
     block.pointee.assembly.check = nil
+    block.pointee.isAssembled = false
     block.pointee.report.lastNeeded = .never
     if block.pointee.report.isSubmitted {
       // A site's own block that is none: nothing was sent.

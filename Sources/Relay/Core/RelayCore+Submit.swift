@@ -114,6 +114,7 @@ extension RelayCore {
     state.put(ObjectState(kind: .body, shape: shape, ownKey: ownKey), in: BlockState.bodySlot)
     blocks.insert(state, at: slot)
     note(RelayEvent(.gatePassed, at: now, block: hash, a: UInt64(entry.height)))
+    beginQuiet(now: now)
   }
 
   /// The same of bytes that the caller keeps: copied first.

@@ -10,6 +10,9 @@ extension RelayCore {
   /// Bytes that one slice copies out of the mempool, hashes, or parses.
   static let copySlice = 256 << 10
   static let hashSlice = 192 << 10
+  /// The same while the chunk that completes the block may come at any moment, and what is hashed isn't what the block's
+  /// hand-over waits for.
+  static let aheadHashSlice = 48 << 10
   /// The decoder prepares for what is to come when it lacks no more chunks than this.
   static let preparedMost = 256
   /// Transactions that one slice adds to the mempool.
@@ -175,35 +178,85 @@ extension RelayCore {
     let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
     let wholeChunks = configuration.redundancy == .fibreLike
-    let ahead = 6
     var left = bytes
     while block.pointee.assembly.next < end && left > 0 {
-      let index = block.pointee.assembly.next
-      block.pointee.assembly.next += 1
-      // Nothing of it is in the caches: blocks are ten minutes apart.
-      if index + ahead < end, let later = block.pointee.assembly.matches[index + ahead] { store.prefetch(later) }
-      // Told before, perhaps, to a decoder that is gone: only what this one takes is known.
-      block.pointee.assembly.layouts[index] = nil
-      guard let handle = block.pointee.assembly.matches[index] else { continue }
-      let range = block.pointee.assembly.range(index)
-      guard let entry = store.slot(handle), store.byteCount(entry) == range.count else {
-        block.pointee.assembly.matches[index] = nil
+      let begin = block.pointee.assembly.next
+      let run = matchedRun(slot, before: end, bytes: left)
+      // Only what this decoder takes is known: some may have been told before, to one that is gone.
+      if run.isEmpty {
+        block.pointee.assembly.layouts[begin] = nil
+        block.pointee.assembly.next += 1
         continue
       }
-      left -= range.count + 256
-      counters.transactionsFilled += 1
-      counters.bytesFilled += UInt64(range.count)
-      guard tell(store.bytes(entry), at: range, to: body, wholeChunks: wholeChunks) else {
-        // A chunk that came before says otherwise: leave it to the decoder, and the checks.
-        block.pointee.assembly.matches[index] = nil
-        continue
+      block.pointee.assembly.next = run.upperBound
+      let isTold = !wholeChunks && tellTogether(run, slot)
+      for index in run {
+        let range = block.pointee.assembly.range(index)
+        let entry = runEntries[index - begin]
+        left -= range.count + 256
+        counters.transactionsFilled += 1
+        counters.bytesFilled += UInt64(range.count)
+        guard isTold || tell(store.bytes(entry), at: range, to: body, wholeChunks: wholeChunks) else {
+          // A chunk that came before says otherwise: leave it to the decoder, and the checks.
+          block.pointee.assembly.matches[index] = nil
+          block.pointee.assembly.layouts[index] = nil
+          continue
+        }
+        block.pointee.assembly.layouts[index] = store.layout(entry, at: range.lowerBound)
+        block.pointee.assembly.txids[index] = store.txid(entry)
+        block.pointee.assembly.wtxids[index] = store.wtxid(entry)
+        block.pointee.assembly.matchedCount += 1
+        block.pointee.assembly.matchedBytes += range.count
       }
-      block.pointee.assembly.layouts[index] = store.layout(entry, at: range.lowerBound)
-      block.pointee.assembly.txids[index] = store.txid(entry)
-      block.pointee.assembly.wtxids[index] = store.wtxid(entry)
-      block.pointee.assembly.matchedCount += 1
-      block.pointee.assembly.matchedBytes += range.count
     }
+  }
+
+  /// Transactions that are told together.
+  private static let runMost = 32
+
+  /// The matches from the next transaction on that are in the store, up to the first that isn't; their slots are in
+  /// `runEntries`.
+  private mutating func matchedRun(_ slot: Int, before end: Int, bytes: Int) -> Range<Int> {
+    let block = blocks[slot]
+    let begin = block.pointee.assembly.next
+    let (facts, content) = (16, 8)
+    var (index, left) = (begin, bytes)
+    runEntries.removeAll(keepingCapacity: true)
+    while index < end && index - begin < RelayCore.runMost && left > 0 {
+      // Nothing of it is in the caches: blocks are ten minutes apart.
+      if index + facts < end, let later = block.pointee.assembly.matches[index + facts] {
+        store.prefetchFacts(later.slot)
+      }
+      if index + content < end, let later = block.pointee.assembly.matches[index + content] { store.prefetch(later) }
+      guard let handle = block.pointee.assembly.matches[index] else { break }
+      let count = block.pointee.assembly.range(index).count
+      guard let entry = store.slot(handle), store.byteCount(entry) == count else {
+        block.pointee.assembly.matches[index] = nil
+        break
+      }
+      runEntries.append(entry)
+      index += 1
+      left -= count + 256
+    }
+    return begin..<index
+  }
+
+  /// Tells the body's decoder a run of transactions at once; false when it knows some of that already.
+  private func tellTogether(_ run: Range<Int>, _ slot: Int) -> Bool {
+    let block = blocks[slot]
+    let body = block.pointee.object(BlockState.bodySlot)
+    let start = Int(block.pointee.assembly.offsets[run.lowerBound])
+    let range = start..<Int(block.pointee.assembly.offsets[run.upperBound])
+    let isTold = try? body.pointee.decoder!.addKnown(range) { place in
+      for index in run {
+        let entry = runEntries[index - run.lowerBound]
+        let at = Int(block.pointee.assembly.offsets[index]) - start
+        store.bytes(entry).withUnsafeBytes {
+          (place.baseAddress! + at).copyMemory(from: $0.baseAddress!, byteCount: $0.count)
+        }
+      }
+    }
+    return isTold ?? false
   }
 
   /// Tells the body's decoder a known range; of FIBRE's kind only the chunks that lie wholly within.
@@ -231,6 +284,7 @@ extension RelayCore {
     let block = blocks[slot]
     let body = block.pointee.object(BlockState.bodySlot)
     block.pointee.stage = .gathering
+    body.pointee.decoder!.awaitsKnown = false
     countMissing(slot)
     block.pointee.report.matched = now
     block.pointee.report.neededChunks = body.pointee.decoder!.mostUnknown
@@ -289,7 +343,7 @@ extension RelayCore {
       counters.transactionsChecked += UInt64(count)
       return true
     }
-    let pairs = block.pointee.assembly.advanceTrees(pairs: RelayCore.hashSlice / BodyCheck.bytesPerPair)
+    let pairs = block.pointee.assembly.advanceTrees(pairs: RelayCore.aheadHashSlice / BodyCheck.bytesPerPair)
     counters.bytesHashed += UInt64(pairs * BodyCheck.bytesPerPair)
     return pairs > 0
   }
@@ -326,6 +380,17 @@ extension RelayCore {
       counters.transactionsChecked += UInt64(parsed.transactions.count)
     }
     let before = block.pointee.assembly.check!.bytesHashed
+    if mayBeHandedOver(slot) {
+      let isHashed = withBodyBytes(slot) { bytes in
+        block.pointee.assembly.check!.hash(in: bytes, budget: RelayCore.hashSlice)
+      }
+      counters.bytesHashed += UInt64(block.pointee.assembly.check!.bytesHashed - before)
+      if isHashed {
+        block.pointee.isAssembled = true
+        note(RelayEvent(.assembled, at: now, block: block.pointee.hash))
+      }
+      return true
+    }
     let verdict = withBodyBytes(slot) { bytes in
       block.pointee.assembly.check!.advance(in: bytes, budget: RelayCore.hashSlice)
     }
@@ -346,6 +411,14 @@ extension RelayCore {
       abandon(slot, reason: 2, now: now)
     }
     return blocks.isPresent(slot) && blocks[slot].pointee.hasWork
+  }
+
+  /// The block came in, and there is no reason to doubt what it was made of: its ids are worked out first and the owner is
+  /// told, before the trees are.
+  private func mayBeHandedOver(_ slot: Int) -> Bool {
+    let block = blocks[slot]
+    return block.pointee.stage == .checking && !block.pointee.isAssembled && !block.pointee.hasUntrusted
+      && block.pointee.report.failedChecks == 0
   }
 
   /// The body's bytes, from decoder or encoder, or as they were submitted.

@@ -94,6 +94,8 @@ public struct RelayCore: ~Copyable {
   static let scratchBytes = 4_096
   var matchSlots: [UInt32] = []
   var matchIDs: [UInt64] = []
+  /// Store slots of a run of matches that are told together.
+  var runEntries: [UInt32] = []
   var decoders = DecoderPool()
 
   public init(_ configuration: RelayConfiguration) {

@@ -22,6 +22,10 @@ public struct RelayEvent: Hashable, Sendable {
     case lastNeeded
     /// The body is solved.
     case decoded
+    /// Put together: every transaction and its ids are there (`RelayCore.withAssembledBlock`), out of nothing but what
+    /// trusted neighbours sent and the mempool holds, and no check of this block has failed. Its Merkle root is worked out
+    /// from now on. For an owner whose node does that itself: `verified` or `failedChecks` follows.
+    case assembled
     /// All checks passed: the bytes are there (`RelayCore.withBlock`). Deliver now. `a` is 1 for a block that was
     /// submitted at this site, 0 for one that came over the overlay.
     case verified
