@@ -233,6 +233,16 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
     #expect("\(found)".contains("hunter2") == false)
   }
 
+  /// Nodes take blocks that are still checked unless they are told not to.
+  @Test(arguments: [nil, true, false]) func checkedOnly(_ value: Bool?) throws {
+    let option = value.map { "\nchecked_only = \($0)" } ?? ""
+    let text = file().replacingOccurrences(
+      of: "position = [0, 0]", with: "position = [0, 0]\n[[relay.node]]\np2p = \"127.0.0.1:8333\"" + option)
+    #expect(try OverlayTopology(text: text).relays[0].nodes[0].checkedOnly == (value ?? false))
+    let wrong = mistakes(text + "\n[[relay.node]]\np2p = \"127.0.0.1:8334\"\nchecked_only = \"yes\"")
+    #expect(wrong.contains { $0.path.hasSuffix("checked_only") })
+  }
+
   @Test func everyMistakeComesAtOnceInOrder() {
     let text = file().replacingOccurrences(of: "\"regtest\"", with: "\"x\"")
       .replacingOccurrences(of: keys[2], with: "00").replacingOccurrences(of: "\"r2\"]", with: "\"r2\"]\nspeed = 1")
