@@ -101,4 +101,26 @@ import Wire
     #expect((net.now - begin).milliseconds < 60)
     #expect(net.report(1, block).requests <= 2)
   }
+
+  /// A relay that lacks far more than it is sent asks as soon as it knows, but for a moment in which a neighbour that has
+  /// sent nothing yet may begin.
+  @Test(arguments: [false, true]) func theFirstRequestHearsEveryoneOut(hasSilentNeighbour: Bool) throws {
+    let block = try TestBlock("413567")
+    let links = hasSilentNeighbour ? [[1], [0, 2], [1]] : [[1], [0]]
+    let net = TestNet(links, block: block.bytes, height: block.height)
+    if hasSilentNeighbour { (net.delay[1][2], net.delay[2][1]) = (.milliseconds(40 as Int64), .milliseconds(40 as Int64)) }
+    net.start()
+    net.fill(0, block.parsed, block.bytes, missing: 0)
+    net.fill(1, block.parsed, block.bytes, missing: 0.5)
+    net.run(.seconds(4))
+    try net.submit(block)
+    #expect(net.run(.seconds(5)) { net.isComplete(1, block.hash) })
+    let asked = try #require(net.events(1, .asked).first)
+    let waited = asked.at - net.report(1, block).matched
+    if hasSilentNeighbour {
+      #expect(waited >= .microseconds(900) && waited < .milliseconds(2 as Int64), "\(waited)")
+    } else {
+      #expect(waited < .microseconds(500), "\(waited)")
+    }
+  }
 }

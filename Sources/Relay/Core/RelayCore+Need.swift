@@ -7,6 +7,8 @@ extension RelayCore {
   /// A promise counts for this long after the neighbour's last packet, at least: packets of a budget follow each other
   /// closely, but a relay's own repair chunks come only once it has the block.
   static let patienceLeast = Interval.milliseconds(6 as Int64)
+  /// The first request for a body waits no longer than this after matching for neighbours that are silent as yet.
+  static let hearingMost = Interval.milliseconds(1 as Int64)
   /// A request is repeated after a round trip and a quarter, and no sooner than this.
   static let repeatLeast = Interval.milliseconds(2 as Int64)
   static let repeatMost = Interval.seconds(2)
@@ -133,7 +135,28 @@ extension RelayCore {
       block.pointee.nextAsk = earliest
       return
     }
+    if let until = hearing(slot, objectSlot), now < until {
+      block.pointee.nextAsk = min(earliest, until)
+      return
+    }
     ask(slot, objectSlot, lacking: lacking, not: slow, until: slowUntil, isStalled: isStalled, now: now, into: &sink)
+  }
+
+  /// Until when the first request for the body waits for neighbours that have sent nothing of it: they have not said yet
+  /// what they are about to send. A quarter of the nearest one's round trip at most, so next to what asking takes.
+  private func hearing(_ slot: Int, _ objectSlot: Int) -> Instant? {
+    let block = blocks[slot]
+    guard objectSlot == BlockState.bodySlot, block.pointee.asks == 0, block.pointee.report.matched != .never else {
+      return nil
+    }
+    let object = block.pointee.object(objectSlot)
+    var (isAnyoneSilent, wait) = (false, RelayCore.hearingMost)
+    var peers = upLinks
+    while let peer = peers.popFirst() {
+      if object.pointee.lanes[peer].pointee.heard == .zero && isTrusted(peer) { isAnyoneSilent = true }
+      wait = min(wait, link(peer).pointee.roundTripOrGuess / 4)
+    }
+    return isAnyoneSilent ? block.pointee.report.matched + wait : nil
   }
 
   /// A useful chunk of a block came.
