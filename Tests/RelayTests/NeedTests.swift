@@ -108,7 +108,10 @@ import Wire
     let block = try TestBlock("413567")
     let links = hasSilentNeighbour ? [[1], [0, 2], [1]] : [[1], [0]]
     let net = TestNet(links, block: block.bytes, height: block.height)
-    if hasSilentNeighbour { (net.delay[1][2], net.delay[2][1]) = (.milliseconds(40 as Int64), .milliseconds(40 as Int64)) }
+    if hasSilentNeighbour {
+      let far = Interval.milliseconds(40 as Int64)
+      (net.delay[1][2], net.delay[2][1]) = (far, far)
+    }
     net.start()
     net.fill(0, block.parsed, block.bytes, missing: 0)
     net.fill(1, block.parsed, block.bytes, missing: 0.5)
