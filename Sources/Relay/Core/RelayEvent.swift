@@ -24,7 +24,8 @@ public struct RelayEvent: Hashable, Sendable {
     case decoded
     /// Put together: every transaction and its ids are there (`RelayCore.withAssembledBlock`), out of nothing but what
     /// trusted neighbours sent and the mempool holds, and no check of this block has failed. Its Merkle root is worked out
-    /// from now on. For an owner whose node does that itself: `verified` or `failedChecks` follows.
+    /// from now on. For an owner whose node does that itself: `verified` or `failedChecks` follows, or `abandoned` for a
+    /// block that breaks a rule.
     case assembled
     /// All checks passed: the bytes are there (`RelayCore.withBlock`). Deliver now. `a` is 1 for a block that was
     /// submitted at this site, 0 for one that came over the overlay.
