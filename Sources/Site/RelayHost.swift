@@ -13,8 +13,8 @@ struct RelayHost: BridgeHost, ~Copyable {
   /// Blocks that wait to be handed to the nodes, or of which they are to be told that they were wrong.
   var deliveries: [(hash: Hash256, step: Step)] = []
   enum Step { case unchecked, mistaken, complete }
-  /// When blocks that are still being checked were handed to a node.
-  private var handed: [(hash: Hash256, at: Instant)] = []
+  /// When blocks that are still being checked were handed to which node, the last time for each.
+  private var handed: [(hash: Hash256, node: Int, at: Instant)] = []
   private static let handedMax = 8
   var events: [SiteEvent] = []
   /// By link: blocks whose first packet, and whose last needed one, it brought.
@@ -156,11 +156,15 @@ struct RelayHost: BridgeHost, ~Copyable {
     case .headersSynced(let node, _):
       if isOwn(node) { synced.append(node) }
     case .disconnected, .mempoolListed: nodesChanged = true
-    case .written(_, let hash, _, _, _, let at):
-      if core.hasBlock(hash) || handed.contains(where: { $0.hash == hash }) { break }
+    case .written(let node, let hash, _, _, _, let at):
+      if let index = handed.firstIndex(where: { $0.hash == hash && $0.node == node }) {
+        handed[index].at = at
+        break
+      }
+      if core.hasBlock(hash) { break }
       if handed.count == RelayHost.handedMax { handed.removeFirst() }
-      handed.append((hash, at))
-    case .mistaken(_, let hash): handed.removeAll { $0.hash == hash }
+      handed.append((hash, node, at))
+    case .mistaken(let node, let hash): handed.removeAll { $0.hash == hash && $0.node == node }
     default: break
     }
     events.append(.node(event))
@@ -168,7 +172,8 @@ struct RelayHost: BridgeHost, ~Copyable {
 
   /// When a block that is complete now was handed to a node before that; nil when it wasn't. Asked once.
   mutating func takeHanded(_ hash: Hash256) -> Instant? {
-    handed.firstIndex { $0.hash == hash }.map { handed.remove(at: $0).at }
+    defer { handed.removeAll { $0.hash == hash } }
+    return handed.reduce(nil) { first, next in next.hash == hash ? min(first ?? next.at, next.at) : first }
   }
 
   func isOwn(_ node: Int) -> Bool { isOwnNode.indices.contains(node) && isOwnNode[node] }

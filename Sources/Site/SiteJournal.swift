@@ -78,7 +78,9 @@ public struct SiteJournal: Sendable {
   private struct Open: Sendable {
     var since: Instant
     var delivery: BlockDelivery?
-    var written: Instant?
+    /// By node, the last time for each: a form that the node did not take doesn't count.
+    var writtenTo: [Int: Instant] = [:]
+    var written: Instant? { writtenTo.values.min() }
     var tip: Instant?
     /// When one of the site's own nodes first told of it, and which.
     var told: (node: Int, at: Instant)?
@@ -172,9 +174,8 @@ public struct SiteJournal: Sendable {
       } else {
         update(hash, at: at) { if $0.told == nil { $0.told = (node, at) } }
       }
-    case .node(.written(_, let hash, _, _, _, let at)):
-      update(hash, at: at) { if $0.written == nil { $0.written = at } }
-    case .node(.mistaken(_, let hash)): open[hash]?.written = nil
+    case .node(.written(let node, let hash, _, _, _, let at)): update(hash, at: at) { $0.writtenTo[node] = at }
+    case .node(.mistaken(let node, let hash)): open[hash]?.writtenTo[node] = nil
     case .node(.tipUpdated(_, let hash, _, _, let at)):
       update(hash, at: at) { if $0.tip == nil { $0.tip = at } }
     default: break

@@ -12,6 +12,8 @@ final class FakeNode {
   var servesTransactions = true
   /// Says that it takes compact blocks.
   var takesCompact = false
+  /// Drops those that it gets, all the same.
+  var dropsCompact = false
   private(set) var delivered: [Hash256] = []
   private var input = MessageStream(network: .regtest)
   private var output: [UInt8] = []
@@ -76,6 +78,7 @@ final class FakeNode {
       if servesTransactions { serve(items) } else { heldBack += items }
     case .block(let bytes): took(bytes.span.bytes)
     case .cmpctblock(let compact, _):
+      if dropsCompact { return }
       delivered.append(compact.header.hash)
       headers.append(compact.header)
     default: break

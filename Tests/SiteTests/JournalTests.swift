@@ -97,6 +97,31 @@ import Testing
     #expect(rest.isEmpty)
   }
 
+  /// A form that the node didn't take is no hand-over: the later one counts. Of several nodes, the first to be handed it.
+  @Test func theFormThatWasTakenCounts() throws {
+    func written(_ node: Int, _ method: DeliveryMethod, at: Int64) -> SiteEvent {
+      .node(.written(node: node, hash: Self.block, method: method, bytes: 9, prefilled: 0, at: Self.at(at)))
+    }
+    func journey(_ events: [SiteEvent]) throws -> Journey {
+      var journal = JournalTests.journal()
+      for event in events + [.delivered(Self.delivery())] { journal.hear(event) }
+      journal.close([], now: Self.at(20_000))
+      let stored = journal.takeRecords().journeys
+      return try #require(stored.first).journey
+    }
+    let refused = try journey([written(0, .compactBlock, at: 8), written(0, .block, at: 30)])
+    #expect(refused[.written] == .milliseconds(30 as Int64))
+    let two = try journey([
+      written(0, .compactBlock, at: 8), written(1, .compactBlock, at: 9), written(0, .block, at: 30),
+    ])
+    #expect(two[.written] == .milliseconds(9 as Int64))
+    let wrong = try journey([
+      written(0, .compactBlock, at: 8), .node(.mistaken(node: 0, hash: Self.block)), written(1, .block, at: 12),
+      written(0, .block, at: 13),
+    ])
+    #expect(wrong[.written] == .milliseconds(12 as Int64))
+  }
+
   @Test func theLeadCountsAgainstWhoeverWasFirst() throws {
     var journal = JournalTests.journal()
     journal.hear(.node(.written(node: 0, hash: Self.block, method: .block, bytes: 9, prefilled: 0, at: Self.at(8))))
@@ -158,6 +183,34 @@ import Testing
     let inward = try #require(links.first { $0.from == "bob" })
     #expect(outward.summary.expected == 100 && outward.summary.received == 90)
     #expect(inward.summary.expected == 100 && inward.summary.received == 100)
+  }
+
+  /// A node that leaves the compact block lying, whether before or after the relay's own check of it, is sent the whole, and
+  /// that is when it was handed over.
+  @Test func aRefusedFormIsNoHandOver() throws {
+    let material = try Material(most: 100)
+    let (nodeA, nodeB) = (FakeNode(mempool: material.transactions), FakeNode(mempool: material.transactions))
+    nodeB.takesCompact = true
+    nodeB.dropsCompact = true
+    let sites = TestSites(nodes: [[nodeA], [nodeB]])
+    #expect(sites.run(.seconds(5)) { sites.areLinked() })
+    sites.run(.seconds(3))
+    let block = try material.mined(on: HeaderChain(network: .regtest).tip, material.transactions)
+    let hash = try #require(blockHash(sites.ask(0, .submit(block))))
+    #expect(sites.run(.seconds(10)) { nodeB.delivered.contains(hash) })
+    sites.run(.seconds(1))
+    var journal = JournalTests.journal()
+    for event in sites.events[1] { journal.hear(event) }
+    journal.close([], now: sites.now + .seconds(20))
+    let written = sites.events[1].compactMap { event -> (DeliveryMethod, Instant)? in
+      if case .node(.written(_, hash, let method, _, _, let at)) = event { (method, at) } else { nil }
+    }
+    #expect(written.map(\.0) == [.compactBlock, .block] && nodeB.delivered.count { $0 == hash } == 1)
+    let delivery = try #require(
+      sites.events[1].compactMap { if case .delivered(let block) = $0 { block } else { nil } }.last)
+    let stored = try #require(journal.takeRecords().journeys.last)
+    #expect(stored.journey[.written] == written[1].1 - delivery.report.firstPacket)
+    #expect(written[0].1 < written[1].1)
   }
 
   /// Two sites in memory: what each says of its block reaches the other's records, under the session's name.
