@@ -216,6 +216,11 @@ struct Sample {
     #expect(throws: SketchError.field(DecodeError("dictionary count", at: 6, .outOfRange(value: 209, limit: 208)))) {
       try parse(with(6, 209), count, body)
     }
+    // After the longest length there is no longer one.
+    let longest: [UInt8] = [1, 1, 1, 0, 2, 0xFE, 0xCD, 0x08, 0x3D, 0x00, 0, 0]
+    #expect(throws: SketchError.field(DecodeError("dictionary length", at: 10, .outOfRange(value: 0, limit: 0)))) {
+      try parse(longest, 1, 4_000_000)
+    }
     // An absurd count is refused before anything is allocated for it.
     let huge: [UInt8] = [1, 0xFE, 0xFF, 0xFF, 0xFF, 0x7F]
     #expect(throws: SketchError.self) { try parse(huge, 0x7FFF_FFFF, 4_000_000) }

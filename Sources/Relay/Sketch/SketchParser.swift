@@ -141,10 +141,10 @@ struct SketchLayout {
     for _ in 0..<count {
       let at = reader.offset
       let difference = try reader.compactSize("dictionary length")
-      if difference > UInt64(SketchFormat.bodyBytesMax - least) {
-        throw DecodeError(
-          "dictionary length", at: at,
-          .outOfRange(value: difference, limit: UInt64(SketchFormat.bodyBytesMax - least)))
+      // The length before may have been the longest there can be.
+      let most = UInt64(max(0, SketchFormat.bodyBytesMax - least))
+      if least > SketchFormat.bodyBytesMax || difference > most {
+        throw DecodeError("dictionary length", at: at, .outOfRange(value: difference, limit: most))
       }
       dictionary.append(least + Int(difference))
       least += Int(difference) + 1
