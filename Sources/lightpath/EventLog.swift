@@ -13,8 +13,8 @@ struct EventLog {
   /// When a neighbour's session was last replaced, and how often lately: two relays with one key take it in turns.
   private var replacements: [LinkID: [Instant]] = [:]
   private var warned: [LinkID: Instant] = [:]
-  /// The last header refused: its other packets refuse themselves too, and say no more.
-  private var refused: (block: Hash256, link: LinkID, at: Instant)?
+  /// The last header refused of each neighbour: its other packets refuse themselves too, and say no more.
+  private var refused: [LinkID: (block: Hash256, at: Instant)] = [:]
 
   init(logger: Logger) { self.logger = logger }
 
@@ -60,10 +60,8 @@ struct EventLog {
         : "the two relays' versions don't fit (\(why.map { "\($0)" } ?? "?")): upgrade the older one"
       logger.error("no session possible: \(advice)", metadata: ["peer": "\(peer)"])
     case .gateRefused:
-      if let last = refused, last.block == event.block, last.link == event.link, event.at - last.at < .seconds(10) {
-        return
-      }
-      refused = (event.block, event.link, event.at)
+      if let last = refused[event.link], last.block == event.block, event.at - last.at < .seconds(10) { return }
+      refused[event.link] = (event.block, event.at)
       let refusal = GateRefusal(rawValue: UInt8(clamping: event.a))
       let advice =
         refusal == .time

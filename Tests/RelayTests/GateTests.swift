@@ -116,6 +116,23 @@ import Testing
     #expect(net.events(1, .gateRefused).contains { $0.a == UInt64(GateRefusal.tooOld.rawValue) })
   }
 
+  /// An announcement that goes on waiting for its parent was taken out of the pen and put back until all rounds were gone:
+  /// others' were not looked at when their parent came.
+  @Test func aWaitingAnnouncementKeepsNoOtherWaiting() throws {
+    let chain = try Regtest(blocks: 4)
+    let net = TestNet([[1], [0, 2], [1]], on: chain)
+    net.start()
+    net.run(.seconds(2))
+    net.filter = { _, _, _, _ in nil }
+    net.hear(1, from: 0, chain.blocks[3].sketchPacket(sketchID: 9))
+    net.hear(1, from: 2, chain.blocks[1].sketchPacket(sketchID: 9))
+    #expect(net.events(1, .gatePassed).isEmpty)
+    try net.with(1) { core, sink, now in
+      _ = try core.submitHeaders([chain.blocks[0].parsed.header], vouched: true, now: now, into: &sink)
+    }
+    #expect(net.events(1, .gatePassed).map(\.block) == [chain.blocks[1].hash])
+  }
+
   @Test func tooOldBlocksAreNotTaken() throws {
     let chain = try Regtest(blocks: 6)
     let net = TestNet([[1], [0]], on: chain)

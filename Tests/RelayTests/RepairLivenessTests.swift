@@ -252,6 +252,43 @@ import Wire
     #expect(net.holds(1, block))
   }
 
+  /// A list of ids that came whole was judged again with every further chunk of it, and each time that ended whoever's turn
+  /// it was at the body.
+  @Test func aJudgedListEndsNobodysTurn() throws {
+    let block = try TestBlock("413567")
+    let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)
+    (net.delay[1][0], net.delay[0][1]) = (.milliseconds(3), .milliseconds(3))
+    net.start()
+    net.with(1) { core, _, _ in
+      core.withMempool { store in
+        for index in 1..<block.parsed.transactions.count where !(100...110).contains(index) {
+          _ = try? store.insert(
+            block.parsed.transactions[index], in: block.bytes.span.bytes, txid: block.parsed.txids[index],
+            wtxid: block.parsed.wtxids[index], as: .node)
+        }
+      }
+    }
+    net.run(.seconds(4))
+    // The sketch is right, a match is suspected, so lists are asked for.
+    submit(poisoned(block, 100...110), as: block, net, at: 0)
+    #expect(net.run(.seconds(1)) { !net.events(1, .failedChecks).isEmpty })
+    net.filter = { _, from, _, bytes in from == 0 ? nil : bytes }
+    try net.submit(block, at: 2)
+    var liar = Liar(block: block)
+    // It takes all places in the log that the honest neighbour's chunks would have.
+    let sources = (block.bytes.count + RelayLimits.chunkBytes - 1) / RelayLimits.chunkBytes
+    for index in 0..<sources { say(liar.chunk(.body, index, flags: .whole), net, from: 0, to: 1) }
+    let ok = run(net, .seconds(5), until: 1, block) { _ in
+      for kind in [ObjectKind.txids, .wtxids] {
+        for index in 0..<60 { say(liar.chunk(kind, index, flags: [.whole, .asked]), net, from: 0, to: 1) }
+      }
+    }
+    #expect(ok)
+    #expect(net.holds(1, block))
+    let asked = net.events(1, .asked)
+    #expect(asked.contains { $0.b == UInt64(ObjectKind.txids.rawValue) } && asked.count < 40, "\(asked.count)")
+  }
+
   /// A sketch of which each chunk is wrong is given up after a few tries, not tried for ever.
   @Test func aSketchIsGivenUp() throws {
     let block = try TestBlock("482683")
@@ -312,6 +349,71 @@ import Wire
     let packets = net.with(0) { core, _, _ in core.report(of: block.hash)?.packetsOut } ?? 0
     net.run(.seconds(20))
     #expect(net.with(0) { core, _, _ in core.report(of: block.hash)?.packetsOut } == packets)
+  }
+
+  /// A block whose body is nowhere once kept transactions and journeys from every neighbour that it was announced to, for as
+  /// long as the relay ran.
+  @Test func aBlockThatNeverComesHoldsNothingElseUp() throws {
+    let block = try TestBlock("482683")
+    let other = try TestBlock("413567")
+    let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)
+    net.start()
+    net.fill(1, other.parsed, other.bytes, missing: 0.5)
+    net.run(.seconds(4))
+    var liar = Liar(block: block)
+    say(liar.sketch(0, more: 4), net, from: 0, to: 1)
+    net.run(.seconds(5))
+    let index = (1..<other.parsed.transactions.count).first { net.kind(1, other.parsed.wtxids[$0]) == nil }!
+    try net.learn(1, index, of: other)
+    let words = [UInt8](repeating: 7, count: 100)
+    net.with(1) { core, sink, now in core.sendJourney(words.span.bytes, now: now, into: &sink) }
+    #expect(net.run(.seconds(5)) { net.kind(2, other.parsed.wtxids[index]) != nil && !net.events(2, .journey).isEmpty })
+  }
+
+  /// A flood of refused headers or of noise is counted, and told of now and then: what is told waits in a queue that has
+  /// more to carry.
+  @Test func aFloodOfComplaintsIsToldNowAndThen() throws {
+    let block = try TestBlock("482683")
+    let net = TestNet([[1], [0]], block: block.bytes, height: block.height)
+    net.start()
+    net.run(.seconds(4))
+    var liar = Liar(block: block)
+    var sketch = liar.sketch(0)
+    let nonce = try #require(
+      (0..<sketch.count - 80).first { sketch[$0..<$0 + 80].elementsEqual(block.bytes.prefix(80)) })
+    let before = net.with(1) { core, _, _ in (core.counters.gateRefusals, core.counters.messagesMalformed) }
+    for index in 0..<2_000 {
+      for byte in 0..<4 { sketch[nonce + 76 + byte] = UInt8(truncatingIfNeeded: index >> (8 * byte)) }
+      say(sketch, net, from: 0, to: 1)
+      say([200, 1], net, from: 0, to: 1)
+    }
+    let after = net.with(1) { core, _, _ in (core.counters.gateRefusals, core.counters.messagesMalformed) }
+    #expect(after.0 - before.0 >= 1_999 && after.1 - before.1 >= 2_000)
+    #expect(net.events(1, .gateRefused).count + net.events(1, .malformed).count <= 20)
+    net.run(.seconds(3))
+    say(sketch, net, from: 0, to: 1)
+    #expect(net.events(1, .gateRefused).last?.at == net.now)
+  }
+
+  /// Whoever catches up is sent whole blocks, but no more of one than by asking for its chunks.
+  @Test func gettingABlockOverAndOverHasAnEnd() throws {
+    let block = try TestBlock("482683")
+    let net = TestNet([[1, 2], [0], [0]], block: block.bytes, height: block.height)
+    net.start()
+    net.run(.seconds(4))
+    net.filter = { _, from, _, bytes in from == 0 && bytes.count > 600 ? nil : bytes }
+    try net.submit(block)
+    net.run(.seconds(1))
+    let message = encoded { GetBlockMessage(hash: Bytes32(block.hash), flags: .source).write(into: &$0) }
+    func ask() -> Int {
+      let before = net.datagrams[0][1]
+      say(message, net, from: 1, to: 0)
+      net.run(.milliseconds(20 as Int64))
+      return net.datagrams[0][1] - before
+    }
+    #expect(ask() >= 10)
+    for _ in 0..<200 { _ = ask() }
+    #expect(ask() < 8)
   }
 
   /// A neighbour's allowance of chunks is large, and is not gone for good.

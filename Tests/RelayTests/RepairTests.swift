@@ -70,11 +70,47 @@ import Testing
     net.run(.seconds(2))
     #expect(net.holds(1, block) && net.holds(2, block))
     #expect(net.events(1, .demoted).contains { $0.link.index == 0 })
-    if net.events(2, .demoted).contains(where: { $0.link.index == 1 }) {
-      #expect(net.events(2, .pointed).contains { $0.link.index == 1 })
-    }
+    #expect(net.events(2, .demoted).contains { $0.link.index == 1 })
+    #expect(net.events(2, .pointed).contains { $0.link.index == 1 })
     #expect(!net.events(2, .demoted).contains { $0.link.index == 3 })
     #expect(!net.events(1, .demoted).contains { $0.link.index == 3 })
+  }
+
+  /// What is a lie as a whole, in its sizes or in its ids, is gone from an honest forwarder once it knows better: it still
+  /// knows from whom it had it.
+  @Test(arguments: [false, true]) func anHonestForwarderPointsAtALyingSketch(inSizes: Bool) throws {
+    let block = try TestBlock("413567")
+    let net = TestNet([[1], [0, 2, 3], [1, 3], [1, 2]], block: block.bytes, height: block.height)
+    net.start()
+    for node in 1...2 { fill(net, node, block, without: 100...110) }
+    net.run(.seconds(4))
+    var lie = block.parsed
+    var bytes = block.bytes
+    if inSizes {
+      bytes = Array(bytes.prefix(bytes.count / 2))
+      lie = ParsedBlock(
+        header: lie.header, transactions: Array(lie.transactions.prefix(while: { $0.end <= bytes.count })),
+        byteCount: bytes.count)
+      lie.hashAll(in: bytes.span.bytes)
+    } else {
+      var wtxids = lie.wtxids
+      wtxids.swapAt(3, 4)
+      lie = ParsedBlock(
+        header: lie.header, transactions: lie.transactions, byteCount: bytes.count, txids: lie.txids, wtxids: wtxids,
+        unhashed: [])
+      for index in 100...110 { bytes[lie.transactions[index].end - 6] ^= 0x55 }
+    }
+    net.with(0) { core, sink, now in
+      _ = try? core.submit(bytes.span.bytes, parsed: lie, isChecked: true, arrival: now, now: now, into: &sink)
+    }
+    net.run(.milliseconds(25 as Int64))
+    try net.submit(block, at: 3)
+    #expect(net.run(.seconds(20)) { net.isComplete(1, block.hash) && net.isComplete(2, block.hash) })
+    net.run(.seconds(2))
+    #expect(net.events(1, .demoted).contains { $0.link.index == 0 })
+    #expect(net.events(2, .demoted).contains { $0.link.index == 1 })
+    #expect(net.events(2, .pointed).contains { $0.link.index == 1 && $0.b <= 60 })
+    #expect(!net.events(2, .demoted).contains { $0.link.index == 3 })
   }
 
   @Test func aLieAboutTheSizeIsOutlived() throws {

@@ -154,7 +154,7 @@ import Topology
 
   /// Liars once kept a block in repair for good: neighbours were judged over and over by what the log had of them, which an
   /// honest one may have passed on before it knew better, and only the nearest was ever asked anew, thousands of times.
-  @Test(arguments: [123, 392, 648, 756, 2122, 2961, 3220, 4114, 4573] as [UInt64])
+  @Test(arguments: [123, 392, 648, 756, 2122, 2453, 2961, 3220, 4114, 4573] as [UInt64])
   func liarsKeepNoBlockAway(seed: UInt64) throws {
     let outcome = try ChaosRun(block: try RealBlocks.bytes("702861")).run(ChaosScenario(seed: seed))
     #expect(outcome.lies > 0 && outcome.deliveries > 0)

@@ -77,6 +77,8 @@ public struct TrustLedger: Sendable {
   public mutating func proveWrong(_ blame: BlameMessage, from link: LinkID, now: Instant) -> Verdict {
     let i = Int(link.index)
     let isCounted = blames.contains { $0.link == link && $0.blame.block == blame.block }
+    // One BLAME is sent for a block, so one is remembered: many wrong chunks must not push out what is to be answered.
+    if isCounted && links[i].demotedUntil > now { return .counted }
     let entry = Blame(blame: blame, link: link, time: now)
     if blames.count < Self.blamesMax {
       blames.append(entry)
@@ -84,7 +86,6 @@ public struct TrustLedger: Sendable {
       blames[nextBlame] = entry
       nextBlame = (nextBlame + 1) % Self.blamesMax
     }
-    if isCounted && links[i].demotedUntil > now { return .counted }
     if now - links[i].lastDemotion > Self.day { links[i].demotions = 0 }
     let length = min(Self.firstDemotion * (1 << Int64(min(links[i].demotions, 10))), Self.longestDemotion)
     links[i].demotions += 1
@@ -92,6 +93,13 @@ public struct TrustLedger: Sendable {
     links[i].demotedUntil = max(links[i].demotedUntil, now + length)
     refresh(now: now)
     return .demoted(until: links[i].demotedUntil)
+  }
+
+  /// Who delivered a sketch of a block, or else anything of it, that was proved wrong.
+  public func accused(of block: UInt64) -> LinkID? {
+    let found =
+      blames.last { $0.blame.block == block && $0.blame.kind == .sketch } ?? blames.last { $0.blame.block == block }
+    return found?.link
   }
 
   public enum PointOutcome: Hashable, Sendable {

@@ -30,6 +30,8 @@ struct LinkState {
   var withdrawnByPeer: UInt32 = 0
   /// JOURNEY messages that it may still tell.
   var journeys = Pacer()
+  /// What is told of its malformed and refused messages.
+  var complaints = Pacer()
 
   /// The measured round trip, else twice the configured delay.
   var roundTripOrGuess: Interval { roundTrip ?? expectedDelay * 2 }

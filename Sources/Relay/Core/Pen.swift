@@ -26,7 +26,8 @@ struct Pen: ~Copyable {
   private let heads: UnsafeMutablePointer<Int32>
   private let tails: UnsafeMutablePointer<Int32>
   private let counts: UnsafeMutablePointer<Int32>
-  private var order: UInt64 = 0
+  /// Of the packet that came last.
+  private(set) var order: UInt64 = 0
   private(set) var count = 0
   private(set) var dropped: UInt64 = 0
 
@@ -103,9 +104,9 @@ struct Pen: ~Copyable {
   }
 
   /// Takes out the oldest packet of block `id8` (any block when nil; only announcements when `sketchesOnly`) and
-  /// copies it to `buffer`, which holds `cellBytes`. Nil when there is none.
+  /// copies it to `buffer`, which holds `cellBytes`. Nil when there is none. What came after `last` stays.
   mutating func release(
-    of id8: UInt64?, sketchesOnly: Bool = false, into buffer: UnsafeMutableRawPointer
+    of id8: UInt64?, sketchesOnly: Bool = false, upTo last: UInt64 = .max, into buffer: UnsafeMutableRawPointer
   ) -> Released? {
     if count == 0 { return nil }
     for line in 0..<LinkSet.capacity {
@@ -113,7 +114,7 @@ struct Pen: ~Copyable {
       var index = heads[line]
       while index >= 0 {
         let cell = cells[Int(index)]
-        if (id8 == nil || cell.id8 == id8) && (!sketchesOnly || cell.isSketch) {
+        if (id8 == nil || cell.id8 == id8) && (!sketchesOnly || cell.isSketch) && cell.order <= last {
           unlink(index, after: previous, line)
           buffer.copyMemory(from: bytes + Int(index) * Pen.cellBytes, byteCount: Int(cell.count))
           free(index)

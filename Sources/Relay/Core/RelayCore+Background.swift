@@ -137,7 +137,8 @@ extension RelayCore {
       releaseAnnouncements(now: from.now, into: &sink)
     case .refused(let rejection):
       counters.gateRefusals += 1
-      note(RelayEvent(.gateRefused, link: from.link, at: from.now, a: UInt64(GateRefusal(rejection).rawValue)))
+      complain(
+        RelayEvent(.gateRefused, link: from.link, at: from.now, a: UInt64(GateRefusal(rejection).rawValue)), from)
     case .ignored, .waiting:
       break
     }
@@ -162,7 +163,10 @@ extension RelayCore {
     block.pointee.wholes.remove(from.link)
     block.pointee.opened.remove(from.link)
     for objectSlot in 0..<BlockState.objectSlots where block.pointee.has(objectSlot) {
+      // But for what it was sent already: nobody can ask for ever.
+      let sent = block.pointee.object(objectSlot).pointee.lanes[from.link].pointee.sent
       block.pointee.object(objectSlot).pointee.lanes.reset(from.link)
+      block.pointee.object(objectSlot).pointee.lanes[from.link].pointee.sent = sent
     }
     let body = block.pointee.object(BlockState.bodySlot)
     let lane = body.pointee.lanes[from.link]
@@ -172,12 +176,13 @@ extension RelayCore {
     let count = body.pointee.sourceCount
     lane.pointee.isOpen = true
     lane.pointee.wantsSource = isCold
-    lane.pointee.asked = Int32(clamping: isCold ? count + count / 16 + 8 : max(budget.body, 8))
+    let wanted = isCold ? count + count / 16 + 8 : max(budget.body, 8)
+    lane.pointee.asked = allowed(wanted, of: body, slot, lane, now: from.now)
     let sketch = block.pointee.object(block.pointee.sketchSent)
     let sketchLane = sketch.pointee.lanes[from.link]
     sketchLane.pointee.isOpen = true
     sketchLane.pointee.wantsSource = true
-    sketchLane.pointee.asked = Int32(clamping: sketch.pointee.sourceCount + 4)
+    sketchLane.pointee.asked = allowed(sketch.pointee.sourceCount + 4, of: sketch, slot, sketchLane, now: from.now)
     link(from.link).pointee.due |= 1 << UInt64(slot)
     addWork(slot)
     fill(from.link, now: from.now, into: &sink)
@@ -247,10 +252,11 @@ extension RelayCore {
       }
     }
     // Journeys and transactions only while no block waits for the link.
-    while left > 0, link(peer).pointee.due == 0, sink.room(on: peer) > 0, sendNextJourney(to: peer, into: &sink) {
+    let isFree = !blockWaits(for: peer, now)
+    while left > 0, isFree, sink.room(on: peer) > 0, sendNextJourney(to: peer, into: &sink) {
       left -= 1
     }
-    while left > 0, link(peer).pointee.due == 0, sink.room(on: peer) > 0, transactions.ready(peer) <= now {
+    while left > 0, isFree, sink.room(on: peer) > 0, transactions.ready(peer) <= now {
       left -= 1
       var out = MutableRawSpan(
         _unsafeBytes: UnsafeMutableRawBufferPointer(start: scratch, count: RelayLimits.messageBytes))
@@ -262,6 +268,18 @@ extension RelayCore {
         counters.bytesSealed += UInt64(count)
       }
     }
+  }
+
+  /// Something of a block waits for this link. What can't get on holds nothing up: a block whose body is nowhere may stay
+  /// due for good.
+  func blockWaits(for peer: LinkID, _ now: Instant) -> Bool {
+    var due = link(peer).pointee.due
+    while due != 0 {
+      let slot = due.trailingZeroBitCount
+      due &= due - 1
+      if blocks[slot].pointee.isComplete || !isStalled(slot, now) { return true }
+    }
+    return false
   }
 
   var catchUpDeadline: Instant {

@@ -46,6 +46,7 @@ extension RelayCore {
       block.pointee.repair.nextBlame = 0
     }
     block.pointee.repair.nextBlame = -1
+    answerBlames(slot, now: now, into: &sink)
   }
 
   /// Compares a chunk with the one that the true object gives.
@@ -140,7 +141,7 @@ extension RelayCore {
   mutating func receiveBlame(_ blame: BlameMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
     let slot = blocks.find(id8: blame.block)
     guard slot >= 0 else { return }
-    if blocks[slot].pointee.isComplete {
+    if blocks[slot].pointee.isComplete && blocks[slot].pointee.repair.nextBlame < 0 {
       answer(blame, from.link, slot, now: from.now, into: &sink)
     } else if blames.count < RelayCore.pendingBlames {
       blames.append(PendingBlame(blame: blame, link: from.link))
@@ -171,6 +172,10 @@ extension RelayCore {
       if object.pointee.isWhole && !isWrong(chunk, of: object) { continue }
       source = self.link(chunk.from).pointee.key4
       if object.pointee.isWhole { accuse(blame, chunk.from, block.pointee.hash, now: now, into: &sink) }
+    }
+    // A lie as a whole, in its sizes or its ids, was judged and is gone: by whom it came is on record.
+    if source == nil, blame.kind == .sketch, let from = ledger.accused(of: blame.block), from != link {
+      source = self.link(from).pointee.key4
     }
     guard let source else { return }
     let point = PointMessage(blame: blame, source: source)

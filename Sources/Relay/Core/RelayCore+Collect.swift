@@ -42,6 +42,7 @@ extension RelayCore {
     if let entry = object.pointee.log.find(chunk.index) {
       object.pointee.log.mark(entry, knownTo: from.link)
       if object.pointee.isSuspect && takes(object, from.link, isVouched: isVouched) {
+        if !isTrusted(from.link) { block.pointee.hasUntrusted = true }
         // What the log has under this index may be wrong, or isn't in the decoder that was begun anew: the word of the
         // neighbour that is relied on counts. A true repetition is refused by the decoder.
         let wasUseful = feed(chunk.index, bytes, object, from)
@@ -157,7 +158,8 @@ extension RelayCore {
       let isReady = block.pointee.stage == .gathering && !block.pointee.repair.awaitsList
       if isReady || block.pointee.stage == .collecting { addWork(slot) }
     case .txids, .wtxids:
-      listIsWhole(slot, objectSlot, from, into: &sink)
+      // Judged once: what comes of it later must not end somebody's turn at the body.
+      if isTurn(slot, objectSlot) { listIsWhole(slot, objectSlot, from, into: &sink) }
     }
   }
 

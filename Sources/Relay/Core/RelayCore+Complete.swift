@@ -59,7 +59,7 @@ extension RelayCore {
     }
     if block.pointee.report.failedChecks > 0 { block.pointee.repair.nextBlame = 0 }
     dropRivals(of: slot, now: now, into: &sink)
-    answerBlames(slot, now: now, into: &sink)
+    if block.pointee.repair.nextBlame < 0 { answerBlames(slot, now: now, into: &sink) }
     keepBounds(but: slot)
     guard blocks.isPresent(slot) else { return }
     if !blocks[slot].pointee.report.isSubmitted { pump(slot, now: now, into: &sink) }

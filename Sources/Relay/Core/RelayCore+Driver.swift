@@ -59,7 +59,7 @@ extension RelayCore: DatagramCore {
   public mutating func roomAvailable(on link: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     guard Int(link.index) < LinkSet.capacity else { return }
     fill(link, now: now, into: &sink)
-    if self.link(link).pointee.due == 0 { sendBackground(to: link, now: now, into: &sink) }
+    if !blockWaits(for: link, now) { sendBackground(to: link, now: now, into: &sink) }
   }
 
   public mutating func woken(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
@@ -119,7 +119,13 @@ extension RelayCore {
     counters.messagesMalformed += 1
     link(from.link).pointee.malformed += 1
     let type = message.byteCount > 0 ? message.unsafeLoad(fromByteOffset: 0, as: UInt8.self) : 0
-    note(RelayEvent(.malformed, link: from.link, at: from.now, a: UInt64(type)))
+    complain(RelayEvent(.malformed, link: from.link, at: from.now, a: UInt64(type)), from)
+  }
+
+  /// Tells of something wrong that a neighbour said; of a flood only some: counters have all of it, and the owner's queue of
+  /// events has room for more than this.
+  mutating func complain(_ event: RelayEvent, _ from: Arrival) {
+    if link(from.link).pointee.complaints.take(now: from.now, interval: .seconds(1), burst: 10) { note(event) }
   }
 
   /// Seals a message of at most `capacity` bytes for a neighbour and counts it.

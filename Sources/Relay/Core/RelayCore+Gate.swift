@@ -133,9 +133,9 @@ extension RelayCore {
       default:
         counters.gateRefusals += 1
         link(from.link).pointee.malformed += 1
-        note(
+        complain(
           RelayEvent(
-            .gateRefused, link: from.link, at: from.now, block: hash, a: UInt64(GateRefusal(error).rawValue)))
+            .gateRefused, link: from.link, at: from.now, block: hash, a: UInt64(GateRefusal(error).rawValue)), from)
       }
       return -1
     }
@@ -172,9 +172,9 @@ extension RelayCore {
       (try? ObjectShape(byteCount: Int(head.sketchBytes), chunkSize: RelayLimits.sketchChunkBytes)) != nil
     else {
       counters.gateRefusals += 1
-      note(
+      complain(
         RelayEvent(
-          .gateRefused, link: from.link, at: from.now, block: hash, a: UInt64(GateRefusal.sizes.rawValue)))
+          .gateRefused, link: from.link, at: from.now, block: hash, a: UInt64(GateRefusal.sizes.rawValue)), from)
       return nil
     }
     guard let slot = makeRoom(for: entry.chainWork, now: from.now) else { return nil }
@@ -350,12 +350,11 @@ extension RelayCore {
   private mutating func replay(
     of id8: UInt64?, sketchesOnly: Bool, now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) {
-    // What is released may go back into the pen: no more rounds than there were packets.
-    var rounds = pen.count
+    // What is released may go back into the pen: only what was there before has its turn.
+    let last = pen.order
     let buffer = UnsafeMutableRawPointer.allocate(byteCount: Pen.cellBytes, alignment: 16)
     defer { buffer.deallocate() }
-    while rounds > 0, let packet = pen.release(of: id8, sketchesOnly: sketchesOnly, into: buffer) {
-      rounds -= 1
+    while let packet = pen.release(of: id8, sketchesOnly: sketchesOnly, upTo: last, into: buffer) {
       let context = Arrival(link: packet.link, counter: 0, arrival: packet.arrival, now: now)
       handle(UnsafeRawBufferPointer(start: buffer, count: packet.count).bytes, context, into: &sink)
     }

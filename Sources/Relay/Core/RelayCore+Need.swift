@@ -309,6 +309,16 @@ extension RelayCore {
     return 16 * sourceCount + 1_024 + Int(min(age, 1_000)) * (sourceCount + 64)
   }
 
+  /// So much of what a neighbour asks for: never more than the whole object and as much again.
+  func allowed(
+    _ wanted: Int, of object: UnsafeMutablePointer<ObjectState>, _ slot: Int, _ lane: UnsafeMutablePointer<Lane>,
+    now: Instant
+  ) -> Int32 {
+    let count = object.pointee.sourceCount
+    let most = min(2 * count + 64, servedMost(slot, count, now) - Int(lane.pointee.sent))
+    return Int32(clamping: max(0, min(wanted, most)))
+  }
+
   mutating func receiveNeed(_ need: NeedMessage, _ from: Arrival, into sink: inout some DatagramSink & ~Copyable) {
     counters.needsReceived += 1
     let slot = self.slot(id8: need.block, from: from.link)
@@ -335,10 +345,7 @@ extension RelayCore {
     lane.pointee.isStopped = false
     lane.pointee.isOpen = true
     if !need.flags.contains(.besides) { lane.pointee.budget = 0 }
-    // Never more than the whole object and as much again, whatever a neighbour asks for.
-    let count = object.pointee.sourceCount
-    let most = min(2 * count + 64, servedMost(slot, count, from.now) - Int(lane.pointee.sent))
-    lane.pointee.asked = Int32(clamping: max(0, min(Int(need.count), most)))
+    lane.pointee.asked = allowed(Int(need.count), of: object, slot, lane, now: from.now)
     if need.flags.contains(.source) { lane.pointee.wantsSource = true }
     link(from.link).pointee.due |= 1 << UInt64(slot)
     if block.pointee.isComplete { addWork(slot) }
