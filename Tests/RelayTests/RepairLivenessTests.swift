@@ -252,43 +252,6 @@ import Wire
     #expect(net.holds(1, block))
   }
 
-  /// A list of ids that came whole was judged again with every further chunk of it, and each time that ended whoever's turn
-  /// it was at the body.
-  @Test func aJudgedListEndsNobodysTurn() throws {
-    let block = try TestBlock("413567")
-    let net = TestNet([[1], [0, 2], [1]], block: block.bytes, height: block.height)
-    (net.delay[1][0], net.delay[0][1]) = (.milliseconds(3), .milliseconds(3))
-    net.start()
-    net.with(1) { core, _, _ in
-      core.withMempool { store in
-        for index in 1..<block.parsed.transactions.count where !(100...110).contains(index) {
-          _ = try? store.insert(
-            block.parsed.transactions[index], in: block.bytes.span.bytes, txid: block.parsed.txids[index],
-            wtxid: block.parsed.wtxids[index], as: .node)
-        }
-      }
-    }
-    net.run(.seconds(4))
-    // The sketch is right, a match is suspected, so lists are asked for.
-    submit(poisoned(block, 100...110), as: block, net, at: 0)
-    #expect(net.run(.seconds(1)) { !net.events(1, .failedChecks).isEmpty })
-    net.filter = { _, from, _, bytes in from == 0 ? nil : bytes }
-    try net.submit(block, at: 2)
-    var liar = Liar(block: block)
-    // It takes all places in the log that the honest neighbour's chunks would have.
-    let sources = (block.bytes.count + RelayLimits.chunkBytes - 1) / RelayLimits.chunkBytes
-    for index in 0..<sources { say(liar.chunk(.body, index, flags: .whole), net, from: 0, to: 1) }
-    let ok = run(net, .seconds(5), until: 1, block) { _ in
-      for kind in [ObjectKind.txids, .wtxids] {
-        for index in 0..<60 { say(liar.chunk(kind, index, flags: [.whole, .asked]), net, from: 0, to: 1) }
-      }
-    }
-    #expect(ok)
-    #expect(net.holds(1, block))
-    let asked = net.events(1, .asked)
-    #expect(asked.contains { $0.b == UInt64(ObjectKind.txids.rawValue) } && asked.count < 40, "\(asked.count)")
-  }
-
   /// A sketch of which each chunk is wrong is given up after a few tries, not tried for ever.
   @Test func aSketchIsGivenUp() throws {
     let block = try TestBlock("482683")
