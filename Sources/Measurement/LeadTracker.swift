@@ -3,12 +3,12 @@ import Ground
 /// How far the overlay is ahead of the plain P2P network: per block, the first announcement by a watched public peer
 /// less the moment at which the overlay had the block complete and checked.
 ///
-/// A block that the overlay never brought is a loss, not a gap in the record; so is one that it brought later. Bounded:
-/// the oldest of `capacity` blocks leaves first.
+/// A block that plain P2P brought to this site's node before the overlay did is a loss, not a gap in the record; so is one
+/// that the overlay brought later than a watched peer. Bounded: the oldest of `capacity` blocks leaves first.
 public struct LeadTracker: Sendable {
   public struct Entry: Hashable, Sendable {
     public var block: BlockID
-    /// Complete and checked over the overlay.
+    /// Complete and checked over the overlay; or, of one that plain P2P brought, when this site's own node told of it.
     public var overlay: Instant?
     /// First public announcement, and whose.
     public var announced: Instant?
@@ -37,6 +37,13 @@ public struct LeadTracker: Sendable {
     if entry.overlay == nil { entry.overlay = at }
     entries[block] = entry
     return entry
+  }
+
+  /// This site's own node had the block before the overlay. If a watched peer had told of it earlier still, it wasn't found
+  /// here: plain P2P brought it, and the overlay lost. Else it may have been found here, which says nothing.
+  public mutating func ownNode(_ block: BlockID, at: Instant) {
+    guard let announced = entries[block]?.announced, announced < at else { return }
+    overlay(block, at: at)
   }
 
   /// A watched public peer announced the block (inv, headers or cmpctblock).

@@ -155,9 +155,11 @@ public struct Recorder: Sendable {
 
   /// This site's own journey, once it is finished (tip updated, or given up waiting for it).
   public mutating func local(_ journey: Journey, now: Instant) {
-    if !journey.isOrigin, let verified = journey[.verified] {
+    if journey.isOrigin {
+      // Early because it was found here: no merit of the overlay. Unless others had it before.
+      leads.ownNode(journey.block, at: journey.first)
+    } else if let verified = journey[.verified] {
       receiving.add(verified)
-      // At its origin a block is early because it was found there: no merit of the overlay.
       leads.overlay(journey.block, at: journey.first + verified)
     }
     let stored = StoredJourney(journey: journey, site: home, firstUnix: unix(journey.first), uncertainty: .zero)

@@ -177,16 +177,20 @@ public struct ReportBuilder {
     }
   }
 
+  /// How far this site was ahead of the first announcement by a watched peer. A block that entered the overlay here is
+  /// early because it was found here, and doesn't count; unless that peer had told of it before: then plain P2P brought it
+  /// to the node, and the overlay lost. nil: nothing to compare.
+  private func lead(_ journeys: [StoredJourney], _ first: PublicNews) -> Interval? {
+    guard let own = journeys.first(where: { $0.site == home }) else { return nil }
+    if own.journey.isOrigin {
+      return first.atUnix < own.firstUnix ? Interval(nanoseconds: first.atUnix &- own.firstUnix) : nil
+    }
+    return own.journey[.verified].map { Interval(nanoseconds: first.atUnix &- (own.firstUnix &+ $0.nanoseconds)) }
+  }
+
   /// The lead at this site: only its own clock and its own watched peers are compared, so no uncertainty enters.
   private func lead(_ byBlock: [BlockID: [StoredJourney]], _ news: [BlockID: PublicNews]) -> Report.Lead {
-    var leads: [Interval] = []
-    for (block, first) in news {
-      // A block found here is early because it was found here.
-      guard let own = byBlock[block]?.first(where: { $0.site == home && !$0.journey.isOrigin }),
-        let verified = own.journey[.verified]
-      else { continue }
-      leads.append(Interval(nanoseconds: first.atUnix &- (own.firstUnix &+ verified.nanoseconds)))
-    }
+    let leads = news.compactMap { block, first in byBlock[block].flatMap { lead($0, first) } }
     let standing = LeadStanding(leads: leads)
     let distribution = standing.distribution
     var result = Report.Lead(
@@ -241,13 +245,8 @@ public struct ReportBuilder {
           neededChunks: journey.neededChunks, requests: journey.requests))
     }
     let slowest = arrivals.filter { $0.overLight != nil }.max { $0.overLight!.value < $1.overLight!.value }
-    var lead: Double?
     let first = news[start.journey.block]
-    if let first, let own = told.journeys.first(where: { $0.site == home && !$0.journey.isOrigin }),
-      let verified = own.journey[.verified]
-    {
-      lead = Double(first.atUnix &- own.firstUnix &- verified.nanoseconds) / 1e6
-    }
+    let lead = first.flatMap { self.lead(told.journeys, $0) }?.milliseconds
     return Report.Block(
       hash: start.journey.block.description, height: Int(start.journey.height),
       announcedUnix: Double(start.firstUnix) / 1e9, origin: told.origin?.site, arrivals: whole ? arrivals : [],

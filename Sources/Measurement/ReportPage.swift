@@ -143,7 +143,8 @@ public enum ReportPage {
     let lead = report.lead
     page.raw("<section><h2>How far ahead of plain P2P?</h2>\n<p>First announcement by a watched public peer less the ")
     page.raw(
-      "moment at which \(Markup.escape(report.home)) had the block checked. One clock: no uncertainty enters.</p>\n")
+      "moment at which \(Markup.escape(report.home)) had the block checked. One clock: no uncertainty enters. ")
+    page.raw("Blocks found here don’t count; those that plain P2P brought here first do, as losses.</p>\n")
     let end = lead.histogramFrom + lead.histogramStep * Double(lead.histogram.count)
     var plot = Plot(
       width: 560, height: 308, left: 44, right: 12, top: 24, bottom: 40, x: min(lead.histogramFrom, 0)...max(end, 0),

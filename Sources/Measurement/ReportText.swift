@@ -153,7 +153,9 @@ extension Report {
     var lines = [
       "Block \(block.height) \(block.hash)",
       "  announced \(Text.time(block.announcedUnix)) UTC\(block.origin.map { " at " + tame($0) } ?? "")"
-        + (block.lead.map { ", \(Text.ms($0)) ms before plain P2P (\(tame(block.leadSource ?? "")))" } ?? ""),
+        + (block.lead.map {
+          ", \(Text.ms(abs($0))) ms \($0 >= 0 ? "before" : "after") plain P2P (\(tame(block.leadSource ?? "")))"
+        } ?? ""),
     ]
     let shown: [Journey.Stage] = [.sketchComplete, .matched, .lastNeeded, .verified, .written, .tipUpdated, .minerJob]
     var rows = [

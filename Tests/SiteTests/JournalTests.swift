@@ -147,6 +147,13 @@ import Testing
     journal.hear(.node(.announced(node: 1, hash: own, form: .inventory, at: Self.at(500))))
     journal.close([], now: Self.at(40_000))
     #expect(journal.recorder.leads.standing.blocks == 2)
+    // Somebody else's, that its node had from plain P2P while the overlay was at it: submitted here, but a loss.
+    let theirs = Hash256("0000000000000000000000000000000000000000000000000000000000000012")!
+    journal.hear(.node(.announced(node: 1, hash: theirs, form: .inventory, at: Self.at(-30))))
+    journal.hear(.delivered(Self.delivery(origin: true, theirs)))
+    journal.close([], now: Self.at(60_000))
+    #expect(journal.recorder.leads.standing.blocks == 3 && journal.recorder.leads.standing.wins == 1)
+    #expect(journal.recorder.leads.standing.distribution.percentile(0).map { abs($0 + 30) < 0.1 } == true)
   }
 
   @Test func positionsThatCannotBeProveNothing() {
