@@ -110,7 +110,7 @@ let package = Package(
       "Site",
       [
         "Relay", "NodeBridge", "Session", "Wire", "Mempool", "Bitcoin", "Measurement", "Ground", "RealBlocks",
-        "MemorySink", "BridgeSite", "RegtestNode", "Uring",
+        "MemorySink", "BridgeSite", "RegtestNode", "Topology", "Uring",
       ]),
     .testTarget(
       name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "RegtestNode", "Ground", "RealBlocks"],

@@ -2,16 +2,10 @@ import Ground
 
 extension JourneyStore {
   /// The site whose clock the times are; empty before `setHome`.
-  public func home() throws(StoreError) -> (name: String, pathFactor: Double) {
-    var (name, factor) = ("", 1.0)
-    try database.run("SELECT key, value FROM meta") { row in
-      switch row[0].text {
-      case "home": name = row[1].text ?? ""
-      case "path_factor": factor = row[1].text.flatMap(Double.init) ?? 1
-      default: break
-      }
-    }
-    return (name, factor)
+  public func home() throws(StoreError) -> String {
+    var name = ""
+    try database.run("SELECT value FROM meta WHERE key = 'home'") { name = $0[0].text ?? "" }
+    return name
   }
 
   public func sites() throws(StoreError) -> [(name: String, position: SitePosition?)] {

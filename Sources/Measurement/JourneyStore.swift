@@ -169,10 +169,9 @@ public final class JourneyStore {
       [.text(name), Value(position?.latitude), Value(position?.longitude)])
   }
 
-  /// Which site's clock the times are, and how much longer than the great circle paths are taken to be.
-  public func setHome(_ name: String, pathFactor: Double) throws(StoreError) {
+  /// Which site's clock the times are.
+  public func setHome(_ name: String) throws(StoreError) {
     try database.run("INSERT OR REPLACE INTO meta VALUES('home', ?)", [.text(name)])
-    try database.run("INSERT OR REPLACE INTO meta VALUES('path_factor', ?)", [.text("\(pathFactor)")])
   }
 
   /// Many writes as one transaction: what the relay does once a second.

@@ -29,8 +29,8 @@ public enum LightBound {
     return 2 * earthRadius * asin(min(1, h.squareRoot()))
   }
 
-  /// One-way time along the great circle times `pathFactor` (1 for a straight cable; real paths are 1.2 to 2 times as
-  /// long).
+  /// One-way time along the great circle times `pathFactor`: 1 for a straight cable, which nothing in fibre can beat. Real
+  /// paths are 1.1 to 2 times as long, so that with a factor above 1 some are faster than "light".
   public static func oneWay(_ a: SitePosition, _ b: SitePosition, pathFactor: Double = 1) -> Interval {
     .milliseconds(distance(a, b) * pathFactor * fibreIndex / lightInVacuum * 1e3)
   }

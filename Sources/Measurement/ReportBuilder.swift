@@ -6,8 +6,8 @@ public struct ReportBuilder {
   private let range: ClosedRange<Int64>
   private let wanted: BlockID?
   private let recentCount: Int
-  private var home = ""
-  private var pathFactor: Double
+  private let home: String
+  private let pathFactor: Double
   private var positions: [String: SitePosition] = [:]
   /// Notes that the caller adds, such as that the data is simulated.
   public var notes: [String] = []
@@ -30,16 +30,15 @@ public struct ReportBuilder {
   ]
 
   /// - Parameters:
-  ///   - pathFactor: how much longer than the great circle paths are; nil: as the store says.
+  ///   - pathFactor: how much longer than the great circle the bound's paths are taken to be; at 1 nothing can beat it.
   ///   - block: also report this one.
   public init(
-    store: JourneyStore, range: ClosedRange<Int64>, block: BlockID? = nil, pathFactor: Double? = nil,
+    store: JourneyStore, range: ClosedRange<Int64>, block: BlockID? = nil, pathFactor: Double = 1,
     recentCount: Int = 12
   ) throws(StoreError) {
     (self.store, self.range, wanted, self.recentCount) = (store, range, block, recentCount)
-    let known = try store.home()
-    home = known.name
-    self.pathFactor = pathFactor ?? known.pathFactor
+    self.pathFactor = pathFactor
+    home = try store.home()
     for site in try store.sites() { positions[site.name] = site.position }
   }
 

@@ -98,7 +98,7 @@ extension ReportPage {
     page.raw(
       """
       <footer><h2>How to read this</h2>
-      <p><b>Light bound</b>: great-circle distance times \(Text.fixed(report.pathFactor, 2)), at the speed of light in fibre \
+      <p><b>Light bound</b>: great-circle distance\(report.pathFactor == 1 ? "" : " times \(Text.fixed(report.pathFactor, 2))") at the speed of light in fibre \
       (group index 1.4682). Cables are longer than great circles, so part of every figure over it is geography.
       <b>±</b>: not a standard deviation but a bound. Each site’s clock is known only as far as round trips prove it; the \
       true figure lies inside whatever the route’s asymmetry, and percentiles carry the percentiles of the bounds.

@@ -102,7 +102,8 @@ public enum ReportPage {
   private static func arrivals(_ report: Report, isAlone: Bool, _ page: inout Markup) {
     page.raw(
       "<section><h2>How late after light?</h2>\n<p>Blocks (percent) that a site had, complete and checked, within ")
-    page.raw("so many milliseconds beyond the time light needs from the origin through straight fibre.</p>\n")
+    page.raw("so many milliseconds beyond the time light needs from the origin through fibre along the great circle")
+    page.raw(report.pathFactor == 1 ? ".</p>\n" : " times \(Text.fixed(report.pathFactor, 2)).</p>\n")
     let sites = report.sites.enumerated().filter { !$0.element.overLightPercentiles.isEmpty }
     if sites.isEmpty {
       page.raw("<p class=\"none\">No block with two sites’ journeys yet.</p></section>\n")

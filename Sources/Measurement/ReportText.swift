@@ -90,7 +90,8 @@ extension Report {
     }
     lines.append("")
     lines.append(
-      "Milliseconds over the light bound (great circle × \(Text.fixed(pathFactor, 2)), light in fibre); ± bounds the clocks' error"
+      "Milliseconds over the light bound (great circle\(pathFactor == 1 ? "" : " × \(Text.fixed(pathFactor, 2))"), light in "
+        + "fibre); ± bounds the clocks' error"
     )
     var rows = [["site", "blocks", "from here", "median", "90 %", "99 %", "receiving", "in mempool", "extra rounds"]]
     for site in sites {

@@ -31,7 +31,7 @@ public enum SimulatedWeek {
   public static func fill(_ store: JourneyStore, seed: UInt64, end: Int64, home: Int = 3) throws(StoreError) {
     var random = SeededRandom(seed: seed)
     let start = end - week.nanoseconds
-    try store.setHome(sites[home].0, pathFactor: 1)
+    try store.setHome(sites[home].0)
     for (name, position) in sites { try store.setSite(name, position: position) }
     // Routes that light takes both ways are rarely the same: each direction deviates a little from half the round trip.
     var asymmetry = [Double](repeating: 0, count: 64)

@@ -95,14 +95,14 @@ public struct SitePlan: Sendable {
       }
   }
 
-  /// Every relay of the overlay, for the journal: whose journeys count, and by what name.
+  /// Every relay of the overlay, for the journal: whose journeys count, and by what name. Light takes the great circle
+  /// (`pathFactor` is for guessing the delay of links that state none: true routes may be shorter).
   public var makers: [SiteJournal.Maker] {
     let here = SitePosition(latitude: relay.latitude, longitude: relay.longitude)
     return topology.relays.compactMap { relay in
       let there = SitePosition(latitude: relay.latitude, longitude: relay.longitude)
       return PublicKey(relay.publicKey).map {
-        SiteJournal.Maker(
-          key: $0, name: relay.name, light: LightBound.oneWay(there, here, pathFactor: topology.pathFactor))
+        SiteJournal.Maker(key: $0, name: relay.name, light: LightBound.oneWay(there, here))
       }
     }
   }

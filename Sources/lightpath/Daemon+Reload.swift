@@ -98,7 +98,7 @@ extension Daemon {
         try store.setSite(
           relay.name, position: SitePosition(latitude: relay.latitude, longitude: relay.longitude))
       }
-      try store.setHome(home, pathFactor: topology.pathFactor)
+      try store.setHome(home)
     }
   }
 }

@@ -52,7 +52,7 @@ final class DemoStage {
     while Date() < end {
       if let database = try? JourneyStore(path: store, readOnly: true),
         let report = try? ReportBuilder(
-          store: database, range: 0...Int64.max / 2, block: nil, pathFactor: nil
+          store: database, range: 0...Int64.max / 2, block: nil
         ).build(), report.arrivals >= relayed * (demo.relays - 1)
       {
         break
@@ -65,7 +65,7 @@ final class DemoStage {
       let newest = try database.newest() ?? 0
       let first = try database.journeys(in: 0...newest, limit: 1).first?.firstUnix ?? newest
       let report = try ReportBuilder(
-        store: database, range: first - 1_000_000_000...newest, block: nil, pathFactor: nil
+        store: database, range: first - 1_000_000_000...newest, block: nil
       ).build()
       try ReportPage.render(report).write(toFile: file, atomically: true, encoding: .utf8)
     } catch { throw failure(Exit.failed, "\(file): \(error)") }

@@ -25,8 +25,8 @@ struct ReportCommand: ParsableCommand {
   @Option(help: "One block, by its hash.")
   var block: String?
 
-  @Option(help: "How much longer than the great circle paths are taken to be; default: as the topology said.")
-  var pathFactor: Double?
+  @Option(help: "How much longer than the great circle the light bound's paths are taken to be.")
+  var pathFactor = 1.0
 
   @Flag(help: "One JSON object.")
   var json = false
@@ -45,7 +45,7 @@ struct ReportCommand: ParsableCommand {
     if [json, csv, html != nil].filter({ $0 }).count > 1 {
       throw ValidationError("one of --json, --csv and --html")
     }
-    if let pathFactor, !(0.5...10 ~= pathFactor) { throw ValidationError("--path-factor is between 0.5 and 10") }
+    if !(0.5...10 ~= pathFactor) { throw ValidationError("--path-factor is between 0.5 and 10") }
   }
 
   func run() throws {

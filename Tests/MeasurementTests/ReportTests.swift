@@ -35,7 +35,7 @@ import Testing
     let file = try ScratchFile()
     defer { file.remove() }
     let store = try JourneyStore(path: file.path)
-    try store.setHome("home", pathFactor: 1)
+    try store.setHome("home")
     try store.add(journey(1, "home", origin: true, at: 0, verified: 1, uncertainty: 0))
     var far = journey(1, "far", origin: false, at: 50, verified: 2, uncertainty: 1)
     far.journey[.written] = .milliseconds(1.5)
@@ -50,7 +50,7 @@ import Testing
 
   private func builder(_ file: ScratchFile, far: String = "far", block: BlockID? = nil) throws -> ReportBuilder {
     let store = try JourneyStore(path: file.path)
-    try store.setHome("home", pathFactor: 1)
+    try store.setHome("home")
     try store.setSite("home", position: a)
     try store.setSite(far, position: b)
     for stored in [

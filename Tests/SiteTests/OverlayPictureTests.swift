@@ -114,7 +114,7 @@ import Testing
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: folder) }
     let store = try JourneyStore(path: folder.appending(path: "store.sqlite").path)
-    try store.setHome("alice", pathFactor: 1)
+    try store.setHome("alice")
     overlay.journals[0].endInterval(now: overlay.sites.now, kernel: nil)
     overlay.pump()
     for record in overlay.records[0].journeys { try store.add(record) }

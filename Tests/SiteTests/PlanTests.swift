@@ -1,0 +1,26 @@
+import Foundation
+import Measurement
+import Session
+import Site
+import Testing
+import Topology
+
+@Suite struct PlanTests {
+  static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent().appending(path: "topology")
+
+  /// No link of the examples is faster than the bound that its sites measure blocks against, whatever path factor the
+  /// file has for links that state no delay.
+  @Test(arguments: ["two-datacenters", "six-continents", "six-continents-16", "six-continents-32", "six-continents-64"])
+  func noRouteBeatsTheLightBound(_ name: String) throws {
+    let topology = try OverlayTopology(contentsOf: Self.folder.appending(path: "\(name).toml"))
+    for (number, relay) in topology.relays.enumerated() {
+      let plan = try SitePlan(topology, as: relay.name, key: #require(PublicKey(relay.publicKey)))
+      let light = Dictionary(uniqueKeysWithValues: plan.makers.map { ($0.name, $0.light) })
+      for (other, link, _) in topology.neighbours(of: number) where link.isDelayConfigured {
+        let bound = try #require(light[topology.relays[other].name] ?? nil)
+        #expect(bound <= link.delay, "\(relay.name) to \(topology.relays[other].name)")
+      }
+    }
+  }
+}
