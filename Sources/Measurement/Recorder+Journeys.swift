@@ -134,30 +134,38 @@ extension Recorder {
     passing.append(Passing(journey: onward, from: link))
   }
 
-  /// A block's way from its origin to here, as far as it is known.
+  /// A block's way from its origin to here, as far as it is known. Several origins: plain P2P brought it to another
+  /// site's node before the overlay did.
   struct Way: Sendable {
-    var origin: (site: String, unix: Int64, uncertainty: Interval)?
+    static let originsMax = 8
+    var origins: [(site: String, unix: Int64, uncertainty: Interval)] = []
     var here: Int64?
     var isCounted = false
   }
 
-  /// Counts a block's way once both its ends are told of; not one that ends before it begins, whatever the clocks.
+  /// Counts a block's way once both its ends are told of: from the origin from which light could be here first, and from
+  /// none whose block was here before light could bring it, whatever the clocks.
   mutating func noteWay(_ stored: StoredJourney) {
     let journey = stored.journey
     guard taken[journey.block] != nil else { return }
     var way = ways[journey.block] ?? Way()
     if journey.isOrigin {
-      if stored.site != home && way.origin == nil { way.origin = (stored.site, stored.firstUnix, stored.uncertainty) }
+      if stored.site != home && way.origins.count < Way.originsMax {
+        way.origins.append((stored.site, stored.firstUnix, stored.uncertainty))
+      }
     } else if stored.site == home, let verified = journey[.verified] {
       way.here = stored.firstUnix &+ verified.nanoseconds
     }
-    if !way.isCounted, let origin = way.origin, let here = way.here {
-      way.isCounted = true
-      let took = Interval(nanoseconds: here &- origin.unix)
-      let light = lightBounds[origin.site]
-      if took + origin.uncertainty >= .zero {
-        arrival.add(max(took, .zero))
-        if let light { overLight.add(took - light) }
+    if !way.isCounted, let here = way.here {
+      let possible = way.origins.map { origin in
+        let light = lightBounds[origin.site]
+        return (took: Interval(nanoseconds: here &- origin.unix), slack: origin.uncertainty, light: light)
+      }.filter { $0.took + $0.slack >= $0.light ?? .zero }
+      // The one with most time left beyond light is the one from which light was here first.
+      if let best = possible.max(by: { $0.took - ($0.light ?? .zero) < $1.took - ($1.light ?? .zero) }) {
+        way.isCounted = true
+        arrival.add(max(best.took, .zero))
+        if let light = best.light { overLight.add(best.took - light) }
       }
     }
     ways[journey.block] = way

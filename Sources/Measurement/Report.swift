@@ -109,6 +109,8 @@ public struct Report: Encodable, Sendable {
     public var hops: Int
     /// ± on every time of this arrival.
     public var uncertainty: Double
+    /// After the first origin's announcement, as all times here: when light could be there from the origin that the block
+    /// is taken to have come from.
     public var lightBound: Double?
     public var firstPacket: Double
     public var stations: [Station]

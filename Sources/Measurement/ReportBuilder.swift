@@ -55,16 +55,29 @@ public struct ReportBuilder {
   }
 
   private struct Told {
-    var origin: StoredJourney?
+    /// Where the block entered the overlay, by time: several, when plain P2P brought it to another site's node before the
+    /// overlay did.
+    var origins: [StoredJourney]
     var journeys: [StoredJourney]
-    /// The origin's announcement, or the first packet anywhere when the origin told nothing.
+    /// The first origin's announcement, or the first packet anywhere when no origin told.
     var start: StoredJourney
   }
 
   private static func told(_ journeys: [StoredJourney]) -> Told {
-    let origin = journeys.filter(\.journey.isOrigin).min { $0.firstUnix < $1.firstUnix }
+    let origins = journeys.filter(\.journey.isOrigin).sorted { $0.firstUnix < $1.firstUnix }
     let first = journeys.min { $0.firstUnix < $1.firstUnix }!
-    return Told(origin: origin, journeys: journeys, start: origin ?? first)
+    return Told(origins: origins, journeys: journeys, start: origins.first ?? first)
+  }
+
+  /// The origin that a site's block is measured from: that from which light could be there first, of those that don't
+  /// contradict light, if there are any. nil at an origin, whose block came from its own node: no arrival.
+  private func source(of stored: StoredJourney, _ told: Told) -> StoredJourney? {
+    if stored.journey.isOrigin { return nil }
+    func earliest(_ origin: StoredJourney) -> Double {
+      Double(origin.firstUnix &- told.start.firstUnix) / 1e6 + physics(origin.site, stored.site)
+    }
+    let origins = told.origins.sorted { earliest($0) < earliest($1) }
+    return origins.first { elapsed(stored, stored.journey[.verified] ?? .zero, since: $0) != nil } ?? origins.first
   }
 
   /// Milliseconds from the start to `offset` after this journey's first packet, with the clocks' bounds, narrowed by
@@ -102,7 +115,8 @@ public struct ReportBuilder {
       for stored in told.journeys {
         var figure: Report.Figure?
         var flight: Double?
-        if let origin = told.origin, stored.site != origin.site, let verified = stored.journey[.verified] {
+        let origin = source(of: stored, told)
+        if let origin, let verified = stored.journey[.verified] {
           figure = elapsed(stored, verified, since: origin)
           arrivals += 1
           if figure == nil { contradictions += 1 }
@@ -111,7 +125,7 @@ public struct ReportBuilder {
             all.overLight.add(figure, less: light)
           }
         }
-        let bound = told.origin.flatMap { light($0.site, stored.site) }
+        let bound = origin.flatMap { light($0.site, stored.site) }
         collectors[stored.site, default: Collector()].add(stored, figure, bound: bound, flight: flight)
         if !stored.journey.isOrigin { all.addStages(stored.journey, flight: flight) }
       }
@@ -220,17 +234,21 @@ public struct ReportBuilder {
       let journey = stored.journey
       let raw = Double(stored.firstUnix &- start.firstUnix) / 1e6
       let slack = stored.site == start.site ? 0 : stored.uncertainty.milliseconds + start.uncertainty.milliseconds
-      let first = elapsed(stored, .zero, since: start) ?? Report.Figure(value: raw, low: raw - slack, high: raw + slack)
-      let bound = told.origin.flatMap { light($0.site, stored.site) }
-      var over: Report.Figure?
-      if let origin = told.origin, origin.site != stored.site, let bound, let verified = journey[.verified],
-        let figure = elapsed(stored, verified, since: origin)
-      {
-        over = Report.Figure(value: figure.value - bound, low: figure.low - bound, high: figure.high - bound)
+      var first = Report.Figure(value: raw, low: raw - slack, high: raw + slack)
+      var (bound, over): (Double?, Report.Figure?)
+      if let origin = source(of: stored, told) {
+        // Light from the first origin narrows nothing of what came from another.
+        if origin.site == start.site, let figure = elapsed(stored, .zero, since: start) { first = figure }
+        if let light = light(origin.site, stored.site) {
+          bound = light + Double(origin.firstUnix &- start.firstUnix) / 1e6
+          if let verified = journey[.verified], let figure = elapsed(stored, verified, since: origin) {
+            over = Report.Figure(value: figure.value - light, low: figure.low - light, high: figure.high - light)
+          }
+        }
       }
       arrivals.append(
         Report.Arrival(
-          site: stored.site, isOrigin: stored.site == told.origin?.site, via: stored.via, hops: stored.hops,
+          site: stored.site, isOrigin: journey.isOrigin, via: stored.via, hops: stored.hops,
           uncertainty: first.uncertainty,
           lightBound: bound,
           firstPacket: first.value,
@@ -248,7 +266,7 @@ public struct ReportBuilder {
     let lead = first.flatMap { self.lead(told.journeys, $0) }?.milliseconds
     return Report.Block(
       hash: start.journey.block.description, height: Int(start.journey.height),
-      announcedUnix: Double(start.firstUnix) / 1e9, origin: told.origin?.site, arrivals: whole ? arrivals : [],
+      announcedUnix: Double(start.firstUnix) / 1e9, origin: told.origins.first?.site, arrivals: whole ? arrivals : [],
       sites: told.journeys.count, slowestSite: slowest?.site, slowestOverLight: slowest?.overLight, lead: lead,
       leadSource: first?.source)
   }

@@ -246,7 +246,7 @@ public enum ReportPage {
       }
       let verified = last(arrival, "verified")
       if let verified {
-        let from = arrival.isOrigin ? 0 : arrival.lightBound ?? arrival.firstPacket
+        let from = arrival.lightBound ?? arrival.firstPacket
         plot.block(
           min(from, verified), verified, y - 0.2, y - 0.8, style: "fill:var(--c0)",
           title: "\(arrival.site): checked after \(Text.ms(verified)) ms", least: 2.5)

@@ -330,6 +330,18 @@ import Testing
       #expect(text.text.contains("lightpath_block_over_light_seconds_count 1\n"))
       #expect(text.text.contains("lightpath_block_arrival_seconds{quantile=\"0.5\"} 0.02"))
     }
+    // Two origins, the nearer told last: it is measured from the one that explains it.
+    var two = self.recorder()
+    two.lightBounds = ["there": .milliseconds(Int64(15)), "beyond": .milliseconds(Int64(60))]
+    two.learn(blockID(1), now: at(4_525))
+    var own = Journey(block: blockID(1), height: 1, isOrigin: false, first: at(4_520))
+    own[.verified] = .milliseconds(Int64(5))
+    two.local(own, now: at(4_590))
+    hear(
+      &two, relayed(1, first: at(4_490), by: at(9_490), width: .milliseconds(Int64(1))), from: link, now: at(4_600))
+    #expect(two.arrival.count == 0, "35 ms where light needs 60")
+    hear(&two, message(1, first: at(9_500)), from: link, now: at(4_600))
+    #expect(two.arrival.count == 1 && abs(two.overLight.percentile(50)! - 8) < 0.6)
     // This site's own block has no way to here.
     var recorder = recorder()
     recorder.local(Journey(block: blockID(2), height: 1, isOrigin: true, first: at(4_520)), now: at(4_590))

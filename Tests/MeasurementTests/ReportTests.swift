@@ -153,6 +153,41 @@ import Testing
     #expect(object?["blocks"] as? Int == 4)
   }
 
+  /// A block that plain P2P brings to another site's node before the overlay does enters at both. The second's own find is
+  /// no arrival from the first, however fast; a third site's is measured from the one that light could come from first.
+  @Test func aBlockFromTwoSitesContradictsNothing() throws {
+    let file = try ScratchFile()
+    defer { file.remove() }
+    let store = try JourneyStore(path: file.path)
+    try store.setHome("home")
+    for (name, longitude) in [("home", 0.0), ("second", 30), ("third", 31)] {
+      try store.setSite(name, position: SitePosition(latitude: 0, longitude: longitude))
+    }
+    // Light needs 16.3 ms from the first to the second and half a millisecond on to the third.
+    for stored in [
+      journey(1, "home", origin: true, at: 0, verified: 1, uncertainty: 0),
+      journey(1, "second", origin: true, at: 5, verified: 1, uncertainty: 1),
+      journey(1, "third", origin: false, at: 7, verified: 2, uncertainty: 1),
+      // The second node had it while the overlay's was under way to the third: that came from the first.
+      journey(2, "home", origin: true, at: 0, verified: 1, uncertainty: 0),
+      journey(2, "second", origin: true, at: 30, verified: 1, uncertainty: 1),
+      journey(2, "third", origin: false, at: 20, verified: 2, uncertainty: 1),
+    ] { try store.add(stored) }
+    let report = try ReportBuilder(store: store, range: t0...t0 + 86_400_000_000_000, block: blockID(1)).build()
+    let millisecond = 2 * Double.pi * 6_371_008.8 / 360 * 1.4682 / 299_792_458 * 1e3
+    #expect(report.contradictions == 0 && report.arrivals == 2)
+    #expect(report.sites.first { $0.name == "second" }?.originated == 2)
+    let third = try #require(report.sites.first { $0.name == "third" })
+    near(third.overLight?.p50.value, 4 - millisecond, "from the second")
+    near(third.overLight?.max.value, 22 - 31 * millisecond, "from the first")
+    let block = try #require(report.block)
+    #expect(block.origin == "home" && block.arrivals.map(\.isOrigin) == [true, true, false])
+    #expect(block.arrivals[1].firstPacket == 5 && block.arrivals[1].overLight == nil)
+    near(block.arrivals[2].lightBound, 5 + millisecond, "light from the second, on the first's scale")
+    near(block.arrivals[2].overLight?.value, 4 - millisecond, "the block's own")
+    near(block.arrivals[2].firstPacket, 7, "as it came")
+  }
+
   @Test func hostileNamesStayText() throws {
     let file = try ScratchFile()
     defer { file.remove() }
