@@ -12,7 +12,7 @@ import Uring
 /// What is measured of the site, on a thread of its own: writing may wait for the disk, and the packet thread must not.
 ///
 /// Bounded: `queueMax` events wait, further ones are counted and dropped; the store has bounds of its own. A store that
-/// can't be written costs the records, which are counted, and nothing else.
+/// can't be opened or written costs the records, which are counted, and nothing else; opening is tried again.
 final class MeasurementThread: Sendable {
   static let queueMax = 16_384
 
@@ -33,6 +33,7 @@ final class MeasurementThread: Sendable {
     var written: UInt64 = 0
     var lost: UInt64 = 0
     var removed = 0
+    var isOpen = false
   }
 
   let storePath: String?
@@ -118,6 +119,9 @@ final class MeasurementThread: Sendable {
     return text.text
   }
 
+  /// Where records are kept; nil when they aren't meant to be.
+  var store: (path: String, isOpen: Bool)? { storePath.map { ($0, figures.withLock { $0.isOpen }) } }
+
   /// Writes what there is and ends. Call when the site has stopped.
   func stop() {
     inbox.withLock { $0.isStopping = true }
@@ -130,8 +134,9 @@ final class MeasurementThread: Sendable {
   private func run(
     _ limits: JourneyStore.Limits, _ prepare: @Sendable (JourneyStore) throws(StoreError) -> Void
   ) {
-    var store = open(limits, prepare)
-    var nextWrite = SystemClock.now()
+    var store: JourneyStore?
+    var nextOpen = SystemClock.now()
+    var nextWrite = nextOpen
     var nextInterval = nextWrite
     var complained = Instant.zero
     while true {
@@ -147,6 +152,8 @@ final class MeasurementThread: Sendable {
           case .neighbours(let neighbours, let makers):
             journal.setMakers(makers)
             journal.setNeighbours(neighbours)
+            // A reload: perhaps the operator has mended the file, too.
+            nextOpen = .zero
           }
         }
         return journal.nextDeadline
@@ -159,6 +166,11 @@ final class MeasurementThread: Sendable {
           metadata: ["peer": "\(name)"])
       }
       now = SystemClock.now()
+      if store == nil, storePath != nil, nextOpen <= now {
+        nextOpen = now + .seconds(60)
+        store = open(limits, prepare)
+        figures.withLock { $0.isOpen = store != nil }
+      }
       if nextInterval <= now || isStopping {
         nextInterval = now + .seconds(60)
         journal.withLock { $0.endInterval(now: now) }
@@ -167,6 +179,7 @@ final class MeasurementThread: Sendable {
       if nextWrite <= now || isStopping {
         nextWrite = now + .seconds(1)
         let records = journal.withLock { $0.takeRecords() }
+        if store == nil, storePath != nil { figures.withLock { $0.lost += UInt64(records.count) } }
         if let store, !records.isEmpty {
           do throws(StoreError) {
             try store.write(records)
@@ -204,7 +217,7 @@ final class MeasurementThread: Sendable {
       return store
     } catch {
       logger.error(
-        "the file of measurements can't be used, the relay goes on without: \(error)",
+        "the file of measurements can't be used, the relay goes on without and tries again in a minute: \(error)",
         metadata: ["store": "\(storePath)"])
       return nil
     }

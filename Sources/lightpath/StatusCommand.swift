@@ -53,7 +53,8 @@ struct Status: ParsableCommand {
       lines.append(
         "clock \(synchronised ? "disciplined" : "NOT disciplined") by the kernel's word"
           + (synchronised ? status.clock_max_error_ms.map { ", within \(number($0, 1)) ms" } ?? "" : "")
-          + " · measurements \(status.store ?? "not kept (--store)")")
+          + " · measurements \(status.store_open == false ? "not kept: see the log" : status.store ?? "not kept (--store)")"
+      )
     }
     for warning in status.warnings { lines.append("warning: \(warning)") }
     var rows = [

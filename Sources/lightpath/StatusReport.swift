@@ -118,6 +118,8 @@ struct StatusReport: Codable, Sendable {
   var impaired_lost: UInt64
   /// File of measurements; nil: they are not kept.
   var store: String?
+  /// False: the file can't be opened, and records are lost until it can.
+  var store_open: Bool?
   /// What the kernel says of this machine's own clock (adjtimex).
   var clock_synchronised: Bool?
   var clock_max_error_ms: Double?
@@ -147,7 +149,8 @@ extension StatusReport {
         $0, at: snapshot.at, engine: engine, clock: measurements.clock(of: $0.link),
         figures: measurements.figures(of: $0.link))
     }
-    store = measurements.storePath
+    store = measurements.store?.path
+    store_open = measurements.store?.isOpen
     let kernel = KernelClock.read()
     clock_synchronised = kernel?.isSynchronised
     clock_max_error_ms = kernel?.maxError.milliseconds

@@ -130,7 +130,11 @@ import Testing
     let overlay = try TestOverlay(["alice", "bob"])
     try "this is no database, and long enough to be seen as none".write(
       toFile: overlay.path("bad.sqlite"), atomically: true, encoding: .utf8)
-    let alice = try overlay.start("alice", ["--store", overlay.path("bad.sqlite")])
+    let port = TestOverlay.freePorts(1)[0]
+    var arguments = overlay.arguments("alice") + ["--store", overlay.path("bad.sqlite")]
+    arguments[arguments.firstIndex(of: "off")!] = "127.0.0.1:\(port)"
+    let alice = try RelayProcess(arguments, socket: overlay.path("alice.sock"))
+    defer { alice.kill() }
     let bob = try overlay.start("bob", ["--store", "/dev/full"])
     #expect(eventually { alice.peersUp == 1 && bob.peersUp == 1 })
     let hash = try #require(alice.mine(1))
@@ -141,6 +145,20 @@ import Testing
     // It is left as it was, for whoever it belongs to.
     let rest = try String(contentsOfFile: overlay.path("bad.sqlite"), encoding: .utf8)
     #expect(rest.hasPrefix("this is no database"))
+    // What is lost is counted and shown.
+    func metric(_ name: String) -> Double {
+      let text = http(port, Array("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8))
+      let line = text.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + " ") }
+      return line.flatMap { Double($0.dropFirst(name.count + 1)) } ?? -1
+    }
+    #expect(eventually { metric("lightpath_store_records_lost_total") > 0 })
+    #expect(alice.status?["store_open"] as? Bool == false)
+    // Tried again, at a reload at once.
+    try FileManager.default.removeItem(atPath: overlay.path("bad.sqlite"))
+    #expect(try Program.run(["reload", "--control", overlay.path("alice.sock")]).status == 0)
+    #expect(eventually { alice.status?["store_open"] as? Bool == true })
+    #expect(alice.mine(0) != nil)
+    #expect(eventually { metric("lightpath_store_records_total") > 0 }, "\(alice.log)")
   }
 
   @Test func reloadRotatesTheSecretWithoutLosingALink() throws {
