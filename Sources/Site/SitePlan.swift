@@ -24,7 +24,7 @@ public struct SitePlan: Sendable {
         "the key file holds \(file)" + (owner.map { ", the key of '\($0)'" } ?? "")
           + ", but the topology says that '\(relay)' has \(topology): wrong key file, wrong --as, or put the new "
           + "public key into the topology at every site"
-      case .tooManyLinks(let count): "\(count) links; a relay has at most 64"
+      case .tooManyLinks(let count): "\(count) links; a relay has at most \(OverlayTopology.maxLinks)"
       }
     }
   }
@@ -44,7 +44,7 @@ public struct SitePlan: Sendable {
     self.topology = topology
     self.own = own
     let count = topology.neighbours(of: own).count
-    if count > 64 { throw .tooManyLinks(count) }
+    if count > OverlayTopology.maxLinks { throw .tooManyLinks(count) }
   }
 
   public var relay: OverlayTopology.Relay { topology.relays[own] }
@@ -71,7 +71,7 @@ public struct SitePlan: Sendable {
       if let known = numbers[neighbour.relay] {
         number = known
       } else {
-        number = (0..<64).first { !taken.contains($0) } ?? 63
+        number = (0..<UInt16(OverlayTopology.maxLinks)).first { !taken.contains($0) } ?? 63
         taken.insert(number)
       }
       result.links.append(

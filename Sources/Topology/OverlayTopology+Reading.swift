@@ -5,6 +5,8 @@ extension OverlayTopology {
   /// A topology file larger than this is refused unread.
   public static let maxFileBytes = 1 << 20
   public static let maxRelays = 256
+  /// Links of one relay: what its sets of links hold.
+  public static let maxLinks = 64
 
   /// Reads and checks a topology file. Every mistake is reported at once.
   public init(contentsOf file: URL) throws(TopologyErrors) {
@@ -89,6 +91,7 @@ struct TopologyReading {
     for node in elements("link", &table) { readLink(node, &wiring) }
     table.finish(&mistakes)
     let links = resolve(&wiring)
+    checkDegrees(links)
     checkReach(links, wiring)
     return OverlayTopology(
       name: name, network: network, pathFactor: pathFactor, relays: relays,
@@ -357,6 +360,21 @@ struct TopologyReading {
           isDelayConfigured: draft.delay != nil))
     }
     return links
+  }
+
+  /// No relay can have more than so many neighbours.
+  private mutating func checkDegrees(_ links: [OverlayTopology.Link]) {
+    var counts = Array(repeating: 0, count: relays.count)
+    for link in links {
+      counts[link.a] += 1
+      counts[link.b] += 1
+    }
+    for (place, count) in zip(relayPositions, counts) where count > OverlayTopology.maxLinks {
+      mistakes.append(
+        TopologyMistake(
+          place.key, place.path,
+          .invalid("\(count) links; a relay has at most \(OverlayTopology.maxLinks): divide its groups")))
+    }
   }
 
   /// Every relay must be reachable from the first one; each island is named once, by its group where it has one.

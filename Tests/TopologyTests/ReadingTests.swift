@@ -206,6 +206,31 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
     #expect(mistakes(lonely).first?.explanation.contains("relay 'r2' is unreachable") == true)
   }
 
+  /// A group of 65 is the largest mesh there can be; in one of 66 every relay has a link too many, and is named.
+  @Test func aRelayHasNoMoreLinksThanItCanServe() throws {
+    let example = try String(contentsOf: ExampleFiles.folder.appending(path: "six-continents-64.toml"), encoding: .utf8)
+    let known = example.split(separator: "\n").compactMap { line in
+      line.hasPrefix("public_key") ? line.split(separator: "\"").dropFirst().first.map(String.init) : nil
+    }
+    let all = known.filter { !keys.contains($0) } + keys
+    func mesh(_ count: Int) -> String {
+      var text = "[overlay]\nname = \"mesh\"\nnetwork = \"regtest\"\n"
+      text += "[defaults]\nrate_mbit = 1000\nuplink_mbit = 2000\n"
+      for i in 0..<count {
+        text += "[[relay]]\nname = \"r\(i)\"\npublic_key = \"\(all[i])\"\n"
+        text += "addresses = [\"192.0.2.1:\(8_000 + i)\"]\nposition = [0, \(i)]\n"
+      }
+      let names = (0..<count).map { "\"r\($0)\"" }.joined(separator: ", ")
+      return text + "[[group]]\nname = \"all\"\nrelays = [\(names)]\n"
+    }
+    #expect(mistakes(mesh(65)).isEmpty)
+    let text = mesh(66)
+    let found = mistakes(text)
+    #expect(found.map(\.path) == (0..<66).map { "relay[\($0)]" })
+    #expect(found.first?.explanation.contains("65 links; a relay has at most 64") == true)
+    #expect(found.first?.position == place("\"r0\"", in: text))
+  }
+
   @Test func linksAreChecked() {
     #expect(mistakes(file(tail: "[[link]]\nbetween = [\"r0\"]\n")).first?.explanation.contains("exactly two") == true)
     #expect(
