@@ -2,7 +2,7 @@ import Foundation
 import Ground
 
 extension OverlayTopology {
-  /// A topology file larger than this is refused unread.
+  /// A topology file larger than this is refused, and no more of it read.
   public static let maxFileBytes = 1 << 20
   public static let maxRelays = 256
   /// Links of one relay: what its sets of links hold.
@@ -13,13 +13,15 @@ extension OverlayTopology {
     let start = SourcePosition(line: 1, column: 1)
     let data: Data
     do {
-      data = try Data(contentsOf: file)
+      let handle = try FileHandle(forReadingFrom: file)
+      defer { try? handle.close() }
+      data = try handle.read(upToCount: Self.maxFileBytes + 1) ?? Data()
     } catch {
       throw TopologyErrors([TopologyMistake(start, "", .invalid("can't be read: \(error.localizedDescription)"))])
     }
     if data.count > Self.maxFileBytes {
       throw TopologyErrors([
-        TopologyMistake(start, "", .invalid("\(data.count) bytes; at most \(Self.maxFileBytes) are read"))
+        TopologyMistake(start, "", .invalid("more than \(Self.maxFileBytes) bytes: no topology"))
       ])
     }
     guard let text = String(data: data, encoding: .utf8) else {

@@ -10,7 +10,8 @@ struct TomlParser {
   private var line = 1
   private var lineStart = 0
 
-  /// Deeper nesting of arrays and inline tables is refused: recursion stays bounded.
+  /// Deeper nesting of arrays and inline tables is refused, and a key of more parts, each of which is a table in a table:
+  /// recursion stays bounded, here and where the tree is read and freed.
   static let maxDepth = 32
 
   private init(_ text: String) { self.text = Array(text.utf8) }
@@ -201,6 +202,7 @@ struct TomlParser {
         if at == start { throw fail("expected a key, found \(shown(peek()))") }
         parts.append((String(decoding: text[start..<at], as: UTF8.self), place))
       }
+      if parts.count > Self.maxDepth { throw fail("a key of more than \(Self.maxDepth) parts", at: place) }
       skipBlanks()
       if !sees(".") { return parts }
       at += 1

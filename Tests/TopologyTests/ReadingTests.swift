@@ -325,6 +325,19 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
     }
   }
 
+  /// A device without end, and a file that is far too long: what there is of it beyond the bound isn't read.
+  @Test func noMoreIsReadThanATopologyHas() {
+    #expect(throws: TopologyErrors.self) { try OverlayTopology(contentsOf: URL(filePath: "/dev/zero")) }
+    do { _ = try OverlayTopology(contentsOf: URL(filePath: "/dev/zero")) } catch {
+      #expect(error.mistakes.first?.explanation.contains("more than 1048576 bytes") == true, "\(error)")
+    }
+    for path in ["/nowhere/topology.toml", "/tmp"] {
+      do { _ = try OverlayTopology(contentsOf: URL(filePath: path)) } catch {
+        #expect(error.mistakes.first?.explanation.contains("can't be read") == true, "\(error)")
+      }
+    }
+  }
+
   @Test func addressesPrintAsTheyParse() throws {
     for text in ["192.0.2.7:1", "[2001:db8::1]:8335", "[::1]:65535"] {
       #expect(AddressText.format(try AddressText.parse(text)) == text)
@@ -357,6 +370,9 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
   }
 }
 
+/// A key of so many parts.
+private func parts(_ count: Int) -> String { Array(repeating: "a", count: count).joined(separator: ".") }
+
 /// TOML 1.0 itself, seen through the reader: what must be refused is, at its place; what must pass does.
 @Suite struct SyntaxTests {
   @Test(arguments: [
@@ -371,6 +387,8 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
     ("a = \"ä\" x", "1:9", "end of the line"), ("a = 0x", "1:5", "is no value"),
     ("a = 9223372036854775808", "1:5", "is no value"),
     (String(repeating: "a = ", count: 1) + String(repeating: "[", count: 99), "1:38", "nested deeper"),
+    ("[" + parts(24_000) + "]", "1:66", "more than 32 parts"), ("[[" + parts(24_000) + "]]", "1:67", "than 32 parts"),
+    (parts(24_000) + " = 1", "1:65", "than 32 parts"), ("x = {" + parts(33) + " = 1}", "1:70", "than 32 parts"),
   ])
   func malformedTextIsRefusedAtItsPlace(_ text: String, _ place: String, _ what: String) {
     let found = mistakes(text)
@@ -382,7 +400,7 @@ private func place(_ needle: String, in text: String) -> SourcePosition {
   @Test(arguments: [
     "a = 1979-05-27T07:32:00Z", "a = 1979-05-27 07:32:00", "a = 07:32:00", "a = +1_000", "a = 0xdead_beef", "a = -0",
     "a = 6.626e-34", "a = inf", "a = [1, \"x\",\n # c\n]", "a = \"\"\"\nx\\\n   y\"\"\"\"\"", "a = '''x'''",
-    "\"a b\" = 1",
+    "\"a b\" = 1", "[\(parts(32))]\n\(parts(32)) = 1",
     "a.b.c = 1\na.b.d = 2", "[a.b]\n[a]", "[[a]]\n[a.b]\n[[a]]\n[a.b]", "a = {}", "a = \"\\u00e4\\\\\"",
     "a = 1\r\nb = 2\r\n",
   ])
