@@ -17,7 +17,7 @@ extension ChaosRace {
           outcome.mostHeldBytes = max(outcome.mostHeldBytes, node.mostHeld)
           node.forget()
         }
-        outcome.lies = max(outcome.lies, core.lies)
+        outcome.lies += core.takeLies()
       }
     }
   }

@@ -81,7 +81,8 @@ struct ChaosCore: SimulatedCore, ~Copyable {
     return honest.pointee.submit(block, parsed: parsed, now: now, into: &sink)
   }
 
-  var lies: Int { liar?.pointee.lies ?? 0 }
+  /// Lies told since the last call.
+  func takeLies() -> Int { liar?.pointee.takeLies() ?? 0 }
   var workNanoseconds: UInt64 { honest?.pointee.workNanoseconds ?? liar?.pointee.workNanoseconds ?? 0 }
   var nextDeadline: Instant { honest?.pointee.nextDeadline ?? liar?.pointee.nextDeadline ?? .never }
 

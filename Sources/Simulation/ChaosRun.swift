@@ -17,6 +17,7 @@ public struct ChaosRun: Sendable {
   public struct Outcome: Hashable, Sendable {
     public var trace: UInt64 = 0
     public var deliveries = 0
+    /// Of all liars together, and of their earlier lives; likewise demotions.
     public var lies = 0
     public var demotions = 0
     public var mostHeldBytes = 0

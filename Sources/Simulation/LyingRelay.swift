@@ -58,7 +58,13 @@ struct LyingRelay: SimulatedCore, ~Copyable {
   /// Messages that it may still send this tick: a liar has a link's rate like everyone.
   private var budget = 0
   private(set) var workNanoseconds: UInt64 = 0
-  private(set) var lies = 0
+  private var lies = 0
+
+  /// Lies told since the last call.
+  mutating func takeLies() -> Int {
+    defer { lies = 0 }
+    return lies
+  }
 
   init(
     identity: Identity, overlay: OverlaySecret, links: [RelayLink], network: Network, attacks: Attack,

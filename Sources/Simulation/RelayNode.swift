@@ -21,6 +21,7 @@ public struct RelayNode: SimulatedCore, ~Copyable {
   public private(set) var deliveries: [Delivery] = []
   /// Blocks for which this relay sent a request, and its first.
   public private(set) var asked: [Hash256: RelayEvent] = [:]
+  /// Since the last `forget`.
   public private(set) var demotions = 0
   public private(set) var abandoned: [Hash256] = []
   /// Most bytes that the core ever held.
@@ -42,8 +43,9 @@ public struct RelayNode: SimulatedCore, ~Copyable {
 
   public var nextDeadline: Instant { core.nextDeadline }
 
-  /// Forgets what was delivered and asked, once it is scored.
+  /// Forgets what was delivered, asked and counted, once it is scored.
   mutating func forget() {
+    demotions = 0
     deliveries.removeAll(keepingCapacity: true)
     asked.removeAll(keepingCapacity: true)
     abandoned.removeAll(keepingCapacity: true)

@@ -158,6 +158,8 @@ import Topology
   func liarsKeepNoBlockAway(seed: UInt64) throws {
     let outcome = try ChaosRun(block: try RealBlocks.bytes("702861")).run(ChaosScenario(seed: seed))
     #expect(outcome.lies > 0 && outcome.deliveries > 0)
+    // A wrong block is one offence of one neighbour of at most seven.
+    #expect(outcome.demotions <= 7 * outcome.deliveries)
   }
 
   @Test func aScenarioReplays() throws {
