@@ -94,6 +94,7 @@ struct LinkRecord {
 
   // What others can make this side do for the link, bounded.
   var acts = Pacer()
+  var accepted = Pacer()
   var cookies = Pacer()
   var actTwos = Pacer()
   var confirms = Pacer()

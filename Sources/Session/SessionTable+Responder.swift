@@ -188,7 +188,13 @@ extension SessionTable {
       counters.failedActs += 1
       return
     }
-    // From here on the peer is proven, and no older act of it counts any more.
+    // The peer is proven. Each session that it begins ends another, and each offer that doesn't fit is told to the
+    // operator: a rogue one can't have that as often as it likes. What is put off is accepted when it comes again.
+    guard links[link].accepted.take(now: now, interval: .seconds(1), burst: 8) else {
+      counters.deferred += 1
+      return
+    }
+    // No older act of it counts any more.
     links[link].lastTicket = ticket
     guard let theirs = Hello(act.baseAddress! + 50),
       theirs.index == UnsafeRawPointer(noise.notes).get(0)

@@ -15,6 +15,8 @@ struct EventLog {
   private var warned: [LinkID: Instant] = [:]
   /// The last header refused of each neighbour: its other packets refuse themselves too, and say no more.
   private var refused: [LinkID: (block: Hash256, at: Instant)] = [:]
+  /// When it was last said of a link that no session is possible, by reason: the peer tries again every few seconds.
+  private var unfit: [LinkID: [UInt64: Instant]] = [:]
 
   init(logger: Logger) { self.logger = logger }
 
@@ -53,6 +55,8 @@ struct EventLog {
       logger.warning("link down", metadata: ["peer": "\(peer)", "reason": "\(reason.map { "\($0)" } ?? "?")"])
       if reason == .peerRestarted { noteReplacement(event.link, peer, event.at) }
     case .linkIncompatible:
+      if let last = unfit[event.link]?[event.a], event.at - last < .seconds(60) { return }
+      unfit[event.link, default: [:]][event.a] = event.at
       let why = Incompatibility(rawValue: UInt8(clamping: event.a))
       let advice =
         why == .overlaySecret

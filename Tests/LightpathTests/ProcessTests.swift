@@ -88,6 +88,11 @@ import Testing
     defer { carol.kill() }
     #expect(eventually { alice.log.contains("the overlay secrets differ") && carol.log.contains("secrets differ") })
     #expect(alice.peersUp == 0)
+    // Said once, however often it is tried.
+    func steps() -> Int { (alice.status?["session"] as? [String: Any])?["curveSteps"] as? Int ?? 0 }
+    let before = steps()
+    #expect(eventually(seconds: 30) { steps() >= before + 6 })
+    #expect(alice.log.components(separatedBy: "no session possible").count == 2, "\(alice.log)")
   }
 
   @Test func wrongClock() throws {

@@ -279,6 +279,34 @@ struct HostileTests {
     #expect(drain.replies <= Int((seconds + 1) * 5_400) + 200)
   }
 
+  /// A configured peer that begins a new life, or makes an offer that can't fit, with every handshake: it gets one a second,
+  /// and in again when it stops.
+  @Test(arguments: [SessionOffer(), SessionOffer(versions: 2...3)])
+  func aPeerThatFlapsIsPutOff(_ offer: SessionOffer) {
+    let network = Network(seed: 11)
+    network.delay = .milliseconds(1 as Int64)
+    let (a, b) = pair(network, secondKnows: false)
+    network.run(for: .seconds(1))
+    let before = b.events.count
+    for round in 0..<200 as Range<UInt64> {
+      a.restart(seed: 100 + round, offer: offer)
+      a.link(to: b, now: network.now)
+      network.run(for: .milliseconds(50 as Int64))
+    }
+    let told = b.events[before...].count {
+      switch $0.event {
+      case .established, .lost, .incompatible: true
+      default: false
+      }
+    }
+    // Ten seconds, and eight at once; a restart is two events. One more when the session before ends.
+    #expect(told >= 10 && told <= 2 * 19 + 1, "\(told)")
+    a.restart(seed: 400)
+    a.link(to: b, now: network.now)
+    network.run(for: .seconds(5)) { a.isUp() && b.isUp() }
+    #expect(a.isUp() && b.isUp())
+  }
+
   @Test func eventsAreBoundedWhenNobodyDrains() {
     let network = Network(seed: 10)
     let (a, b) = pair(network)
