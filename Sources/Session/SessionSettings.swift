@@ -30,7 +30,10 @@ public struct SessionSettings: Sendable {
   public var cookiedActsPerSecond: Int64 = 500
   /// Acts with a good cookie from the address of a link; nobody else can use them up.
   public var linkActsPerSecond: Int64 = 20
-  public var cookieRepliesPerSecond: Int64 = 5_000
+  /// Cookies for addresses of no link. With the answers to strangers' acts and to those with a cookie, less than what the
+  /// engine sends of replies in all (`EngineConfiguration.repliesPerSecond`): else a flood of openings used that up, and
+  /// configured peers' cookies and acts two, which have budgets of their own here, were dropped there.
+  public var cookieRepliesPerSecond: Int64 = 1_000
 
   public init() {}
 }

@@ -30,7 +30,9 @@ public struct EngineConfiguration: Sendable {
   public var roomInterval = Interval.microseconds(200)
   /// `room` of a link without rate limit, bytes.
   public var roomUnlimited = 1 << 20
-  /// Replies to addresses without link, per second, and how many may come at once.
+  /// Replies to addresses without link, per second, and how many may come at once. More than a flood can have of the core
+  /// (`SessionSettings`: 300, 500 and 1,000 for acts of strangers, with a cookie, and cookies), so that configured peers
+  /// get theirs.
   public var repliesPerSecond = 2_000
   public var replyBurst = 128
   /// Asked of the kernel per socket; what it grants is reported.

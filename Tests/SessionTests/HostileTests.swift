@@ -276,7 +276,7 @@ struct HostileTests {
     #expect(knownIn > 0 && knownIn < 3)
     #expect(roamingIn > 0)
     #expect(curve < 600)
-    #expect(drain.replies <= Int((seconds + 1) * 5_400) + 200)
+    #expect(drain.replies <= Int((seconds + 1) * 1_400) + 200)
   }
 
   /// A configured peer that begins a new life, or makes an offer that can't fit, with every handshake: it gets one a second,

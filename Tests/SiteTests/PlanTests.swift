@@ -4,8 +4,17 @@ import Session
 import Site
 import Testing
 import Topology
+import Uring
 
 @Suite struct PlanTests {
+  /// What outsiders can have the sessions answer leaves the engine replies for configured peers.
+  @Test func aFloodOfOpeningsLeavesReplies() {
+    let (sessions, engine) = (SessionSettings(), EngineConfiguration(listen: []))
+    let outsiders =
+      sessions.cookieRepliesPerSecond + sessions.strangerActsPerSecond + sessions.cookiedActsPerSecond
+    #expect(outsiders + 100 <= engine.repliesPerSecond)
+  }
+
   static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().appending(path: "topology")
 
