@@ -99,6 +99,9 @@ extension SessionTable {
           out.u8[0] = SessionFormat.Control.rekey
           return SessionFormat.rekeyBytes
         }
+        // It may be lost: asked for again until there are new keys (`keep`).
+        links[i].rekeyAt = now + .seconds(1)
+        arm(links[i].rekeyAt)
       }
     }
   }

@@ -95,4 +95,19 @@ struct AgreementTests {
     #expect(a.received == sent && b.received == sent)
     #expect(a.count { if case .lost = $0 { true } else { false } } == 0)
   }
+
+  /// A side that can't begin handshakes asks for one; that is asked again when it is lost.
+  @Test func aLostRequestForNewKeysIsRepeated() {
+    let network = Network(seed: 3)
+    let one = OverlaySecret(generatedFrom: .predictable(seed: 1))
+    let both = one.rotated(from: .predictable(seed: 2))
+    let (a, b) = pair(network, secondKnows: false, overlays: (both, one))
+    network.run(for: .seconds(5))
+    #expect(a.status.parameters?.overlayEpoch == 1)
+    b.table.setOverlay(both, now: network.now, into: &b.outbox)
+    #expect(b.outbox.datagrams.count == 1)
+    b.outbox.datagrams = []
+    network.run(for: .seconds(3))
+    #expect(a.status.parameters?.overlayEpoch == 2 && b.status.parameters?.overlayEpoch == 2)
+  }
 }
