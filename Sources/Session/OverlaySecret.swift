@@ -17,8 +17,11 @@ public final class OverlaySecret: @unchecked Sendable {
     self.init(epochs: [epoch]) { _, out in random.fill(out, 32) }
   }
 
+  /// There is a number for one more epoch.
+  public var canRotate: Bool { epochs.last! < .max }
+
   /// What this holds and one more epoch with a new secret, numbered after the newest; the oldest is left out when there
-  /// would be more than `maxEpochs`.
+  /// would be more than `maxEpochs`. Only if `canRotate`.
   public func rotated(from random: RandomSource = .system) -> OverlaySecret {
     let kept = Array(epochs.suffix(OverlaySecret.maxEpochs - 1))
     return OverlaySecret(epochs: kept + [epochs.last! + 1]) { epoch, out in

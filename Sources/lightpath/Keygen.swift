@@ -51,7 +51,11 @@ struct Keygen: ParsableCommand {
     if overlay {
       let secret: OverlaySecret
       if rotate {
-        secret = try OverlaySecret(contentsOf: file).rotated()
+        let old = try OverlaySecret(contentsOf: file)
+        if !old.canRotate {
+          throw failure(Exit.key, "\(file): no epoch comes after \(old.epochs.last!): make a new secret for all sites")
+        }
+        secret = old.rotated()
         try secret.write(to: file, replacing: true)
       } else {
         secret = OverlaySecret(generatedFrom: .system)

@@ -95,6 +95,15 @@ import Testing
     #expect(alice.log.components(separatedBy: "no session possible").count == 2, "\(alice.log)")
   }
 
+  @Test func noEpochAfterTheLast() throws {
+    let overlay = try TestOverlay(["alice", "bob"])
+    let line = "epoch 4294967295 \(String(repeating: "ab", count: 32))\n"
+    try line.write(toFile: overlay.path("overlay.key"), atomically: true, encoding: .utf8)
+    chmod(overlay.path("overlay.key"), 0o600)
+    let result = try Program.run(["keygen", "--overlay", "--rotate", overlay.path("overlay.key")])
+    #expect(result.status == 3 && result.error.contains("no epoch comes after 4294967295"), "\(result)")
+  }
+
   @Test func wrongClock() throws {
     let overlay = try TestOverlay(["alice", "bob"])
     let alice = try overlay.start("alice")

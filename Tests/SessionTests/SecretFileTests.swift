@@ -98,6 +98,15 @@ struct SecretFileTests {
     #expect(last.derive("a", epoch: 6) != last.derive("b", epoch: 6))
   }
 
+  /// The last number there is is taken; there is none after it.
+  @Test func theLastEpochHasNoNext() throws {
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let line = { (epoch: UInt32) in "epoch \(epoch) \(String(repeating: "ab", count: 32))\n" }
+    #expect(try !OverlaySecret(contentsOf: write(line(.max))).canRotate)
+    let last = try OverlaySecret(contentsOf: write(line(.max - 1)))
+    #expect(last.canRotate && last.rotated().epochs == [.max - 1, .max])
+  }
+
   @Test func whatIsNoOverlaySecretIsRefused() throws {
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let good = String(repeating: "ab", count: 32)
