@@ -8,7 +8,7 @@ extension SessionTable {
   /// until the new one is confirmed.
   mutating func beginHandshake(_ link: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     guard links[link].address != nil else { return }
-    // Never more than two at once and then one a second, whoever asks for it.
+    // Never more than three at once and then one a second, whoever asks for it.
     if !links[link].begun.take(now: now, interval: settings.firstRetry * 4, burst: 3) {
       links[link].retryAt = now + settings.firstRetry
       arm(links[link].retryAt)
