@@ -47,6 +47,8 @@ struct LinkRecord {
   var peer: PublicKey
   /// From the configuration; a link without one only accepts.
   var configuredAddress: PeerAddress?
+  /// The peer's other addresses, tried in turn when nothing answers there; from the front.
+  var alternates: InlineArray<3, PeerAddress?> = InlineArray(repeating: nil)
   /// Where its datagrams go now.
   var address: PeerAddress?
   var rate: LinkRate
@@ -100,12 +102,31 @@ struct LinkRecord {
   var confirms = Pacer()
   var pongs = Pacer()
 
-  init(peer: PublicKey, address: PeerAddress?, rate: LinkRate) {
+  init(peer: PublicKey, address: PeerAddress?, alternates: [PeerAddress] = [], rate: LinkRate) {
     self.peer = peer
     configuredAddress = address
     self.address = address
     self.rate = rate
     peerMacKey = Mac(label: "lightpath act to", peer)
+    setAlternates(alternates)
+  }
+
+  mutating func setAlternates(_ addresses: [PeerAddress]) {
+    for i in alternates.indices { alternates[i] = i < addresses.count ? addresses[i] : nil }
+  }
+
+  /// The next of the peer's addresses takes the place of the present one, which goes to the end of the row. False when
+  /// there is no other.
+  mutating func rotateAddress() -> Bool {
+    guard let present = configuredAddress, let next = alternates[0] else { return false }
+    var last = 0
+    while last + 1 < alternates.count, let following = alternates[last + 1] {
+      alternates[last] = following
+      last += 1
+    }
+    alternates[last] = present
+    configuredAddress = next
+    return true
   }
 
   /// RFC 6298.

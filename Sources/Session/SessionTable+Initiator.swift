@@ -86,12 +86,29 @@ extension SessionTable {
   mutating func retry(_ link: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
     links[link].retryAt = .never
     // After some attempts, a new ephemeral key and a fresh ticket; a lost act three may also mean a restarted responder.
-    let limit = links[link].phase == .actOneSent ? 14 : 10
+    // Sooner when there is another address to try.
+    let isOpening = links[link].phase == .actOneSent
+    let limit = isOpening ? (links[link].alternates[0] == nil ? 14 : 6) : 10
     if links[link].phase == .idle || links[link].attempts >= limit {
+      if isOpening { tryNextAddress(link, now: now, into: &sink) }
       beginHandshake(link, now: now, into: &sink)
     } else {
       transmit(link, now: now, into: &sink)
     }
+  }
+
+  /// A run of acts ended without an answer, and no session shows where the peer is: perhaps at its next address.
+  private mutating func tryNextAddress(
+    _ link: Int, now: Instant, into sink: inout some DatagramSink & ~Copyable
+  ) {
+    let record = links[link]
+    // Who sent a cookie is there, and busy.
+    guard record.current == LinkRecord.none, record.theirs == LinkRecord.none, record.cookieUntil <= now,
+      links[link].rotateAddress(), let address = links[link].configuredAddress
+    else { return }
+    links[link].address = address
+    links[link].cookieUntil = .zero
+    sink.assign(LinkID(UInt16(link)), to: address, rate: record.rate)
   }
 
   mutating func receiveActTwo(

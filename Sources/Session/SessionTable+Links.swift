@@ -15,18 +15,18 @@ public enum LinkError: Error, Hashable, Sendable {
 }
 
 extension SessionTable {
-  /// Configures a peer. With an address, this side begins a handshake at once and keeps trying; without one it only
-  /// accepts. Only configured peers get sessions.
+  /// Configures a peer. With an address, this side begins a handshake at once and keeps trying, at up to three alternates
+  /// in turn when nothing answers; without one it only accepts. Only configured peers get sessions.
   public mutating func addLink(
-    _ id: LinkID, peer: PublicKey, address: PeerAddress?, rate: LinkRate = .unlimited, now: Instant,
-    into sink: inout some DatagramSink & ~Copyable
+    _ id: LinkID, peer: PublicKey, address: PeerAddress?, alternates: [PeerAddress] = [], rate: LinkRate = .unlimited,
+    now: Instant, into sink: inout some DatagramSink & ~Copyable
   ) throws(LinkError) {
     let i = Int(id.index)
     if i >= capacity { throw .noRoom(capacity: capacity) }
     if configured[i] { throw .taken }
     if let other = link(of: peer) { throw .duplicatePeer(other) }
     if peer == identity.publicKey { throw .ownKey }
-    links[i] = LinkRecord(peer: peer, address: address, rate: rate)
+    links[i] = LinkRecord(peer: peer, address: address, alternates: alternates, rate: rate)
     configured[i] = true
     if let address {
       sink.assign(id, to: address, rate: rate)
@@ -48,11 +48,13 @@ extension SessionTable {
   /// Changes where a link's peer is looked for. A running session goes on where it is until it is lost; otherwise the
   /// handshake begins at the new address at once.
   public mutating func setAddress(
-    _ id: LinkID, _ address: PeerAddress?, now: Instant, into sink: inout some DatagramSink & ~Copyable
+    _ id: LinkID, _ address: PeerAddress?, alternates: [PeerAddress] = [], now: Instant,
+    into sink: inout some DatagramSink & ~Copyable
   ) {
     guard isConfigured(id) else { return }
     let i = Int(id.index)
     links[i].configuredAddress = address
+    links[i].setAlternates(alternates)
     guard links[i].current == LinkRecord.none else { return }
     abandonOurs(i)
     links[i].address = address

@@ -163,6 +163,7 @@ public struct SessionTable: ~Copyable {
   func link(at address: PeerAddress) -> Int? {
     for i in 0..<capacity where configured[i] {
       if links[i].address == address || links[i].configuredAddress == address { return i }
+      for j in links[i].alternates.indices where links[i].alternates[j] == address { return i }
     }
     return nil
   }

@@ -74,10 +74,13 @@ public struct SitePlan: Sendable {
         number = (0..<UInt16(OverlayTopology.maxLinks)).first { !taken.contains($0) } ?? 63
         taken.insert(number)
       }
+      let reachable = other.addresses.dropFirst().filter { other in
+        relay.addresses.contains { $0.isIPv4 == other.isIPv4 }
+      }
       result.links.append(
         RelayLink(
-          id: LinkID(number), peer: key, address: other.addresses.first, rate: neighbour.link.rate,
-          isTrusted: neighbour.trust == .trusted, expectedDelay: neighbour.link.delay))
+          id: LinkID(number), peer: key, address: other.addresses.first, alternates: Array(reachable.prefix(3)),
+          rate: neighbour.link.rate, isTrusted: neighbour.trust == .trusted, expectedDelay: neighbour.link.delay))
       result.names[LinkID(number)] = other.name
     }
     return result

@@ -45,6 +45,33 @@ struct HandshakeTests {
     #expect(a.status.parameters == b.status.parameters)
   }
 
+  /// A peer with several addresses is found at whichever it answers, and again when it comes back at another.
+  @Test(arguments: 0..<4) func everyAddressIsTried(_ right: Int) throws {
+    let network = Network(seed: 12)
+    let keys = identities(2)
+    let addresses = (2...5).map { address($0) }
+    let a = Relay(keys[0], address(1), seed: 1)
+    let b = Relay(keys[1], addresses[right], seed: 2)
+    network.relays = [a, b]
+    try a.table.addLink(
+      LinkID(0), peer: b.identity.publicKey, address: addresses[0], alternates: Array(addresses.dropFirst()),
+      now: network.now, into: &a.outbox)
+    b.link(to: a, address: false, now: network.now)
+    network.run(for: .seconds(10)) { a.isUp() && b.isUp() }
+    #expect(a.isUp() && b.isUp() && a.status.address == addresses[right])
+    b.restart(seed: 3)
+    b.address = addresses[(right + 3) % 4]
+    b.link(to: a, address: false, now: network.now)
+    network.run(for: .seconds(20)) { b.isUp() }
+    #expect(b.isUp() && a.status.address == b.address)
+    // Told anew where it is, this side begins there.
+    a.table.setAddress(LinkID(0), address(9), alternates: [b.address], now: network.now, into: &a.outbox)
+    b.restart(seed: 4)
+    b.link(to: a, address: false, now: network.now)
+    network.run(for: .seconds(20)) { b.isUp() }
+    #expect(b.isUp() && a.status.address == b.address)
+  }
+
   /// 30% loss, 10% duplicates, order shuffled over two delays; one side knowing the address, the other, or both: all of
   /// 400 runs come up, in at most `mostRoundTrips` of the longest round trip, and carry messages both ways.
   @Test func comesUpUnderLossDuplicationAndReordering() {

@@ -1,5 +1,7 @@
 import Foundation
+import Ground
 import Measurement
+import Relay
 import Session
 import Site
 import Testing
@@ -17,6 +19,20 @@ import Uring
 
   static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().appending(path: "topology")
+
+  /// Of a neighbour's addresses all that this relay can send to are tried.
+  @Test func aNeighboursOtherAddressesAreKnown() throws {
+    let file = Self.folder.appending(path: "two-datacenters.toml")
+    var topology = try OverlayTopology(contentsOf: file)
+    let other = topology.neighbours(of: 0)[0].relay
+    topology.relays[0].addresses = [PeerAddress("192.0.2.1:8335")!]
+    topology.relays[other].addresses = ["192.0.2.2:1", "[2001:db8::2]:2", "192.0.2.2:3"].map { PeerAddress($0)! }
+    let key = try #require(PublicKey(topology.relays[other].publicKey))
+    let plan = try SitePlan(
+      topology, as: topology.relays[0].name, key: #require(PublicKey(topology.relays[0].publicKey)))
+    let link = try #require(plan.links().links.first { $0.peer == key })
+    #expect(link.address == PeerAddress("192.0.2.2:1") && link.alternates == [PeerAddress("192.0.2.2:3")!])
+  }
 
   /// No link of the examples is faster than the bound that its sites measure blocks against, whatever path factor the
   /// file has for links that state no delay.

@@ -10,6 +10,8 @@ public struct RelayLink: Hashable, Sendable {
   public var peer: PublicKey
   /// nil: the neighbour dials us.
   public var address: PeerAddress?
+  /// Tried in turn when nothing answers there; three at most.
+  public var alternates: [PeerAddress]
   public var rate: LinkRate
   /// Packets from and to a trusted neighbour are cut through. A verified-only neighbour gets a block, and has its
   /// chunks passed on, only after the block is checked here.
@@ -18,12 +20,13 @@ public struct RelayLink: Hashable, Sendable {
   public var expectedDelay: Interval?
 
   public init(
-    id: LinkID, peer: PublicKey, address: PeerAddress?, rate: LinkRate = .unlimited, isTrusted: Bool = true,
-    expectedDelay: Interval? = nil
+    id: LinkID, peer: PublicKey, address: PeerAddress?, alternates: [PeerAddress] = [],
+    rate: LinkRate = .unlimited, isTrusted: Bool = true, expectedDelay: Interval? = nil
   ) {
     self.id = id
     self.peer = peer
     self.address = address
+    self.alternates = alternates
     self.rate = rate
     self.isTrusted = isTrusted
     self.expectedDelay = expectedDelay

@@ -56,7 +56,7 @@ extension RelayCore {
           state.pointee.rate = link.rate
           controller.configure(link.id, rate: link.rate)
         }
-        sessions.setAddress(link.id, link.address, now: now, into: &sink)
+        sessions.setAddress(link.id, link.address, alternates: link.alternates, now: now, into: &sink)
         ledger.configure(link.id, isTrusted: link.isTrusted, now: now)
       } else {
         addLink(link, now: now, into: &sink)
@@ -69,7 +69,8 @@ extension RelayCore {
     guard Int(link.id.index) < LinkSet.capacity else { return }
     do throws(LinkError) {
       try sessions.addLink(
-        link.id, peer: link.peer, address: link.address, rate: link.rate, now: now, into: &sink)
+        link.id, peer: link.peer, address: link.address, alternates: link.alternates, rate: link.rate, now: now,
+        into: &sink)
     } catch { return }
     let state = self.link(link.id)
     state.pointee = LinkState()
