@@ -15,6 +15,38 @@ public enum SystemClock {
   }
 }
 
+/// What CLOCK_REALTIME shows at `Instant.zero`, as those were last told who reckon with it: it changes when someone sets
+/// the clock, and when a machine has slept.
+public struct WallClock: Sendable {
+  /// Smaller changes are not worth telling: the rules of headers know seconds.
+  public static let tolerance = Interval.seconds(1)
+
+  /// In nanoseconds since 1970.
+  public private(set) var unixAtZero: Int64
+  /// By how much the clock is taken to be ahead of what it shows.
+  private let offset: Interval
+
+  public init(now: Instant, realtime: UInt64, offset: Interval = .zero) {
+    self.offset = offset
+    unixAtZero = WallClock.zero(now, realtime, offset)
+  }
+
+  /// Both clocks read together. What is to be told when it is another than what was told last; it counts as told with
+  /// `told`.
+  public func change(now: Instant, realtime: UInt64) -> Int64? {
+    let zero = WallClock.zero(now, realtime, offset)
+    let by = Interval(nanoseconds: zero) - Interval(nanoseconds: unixAtZero)
+    return by > WallClock.tolerance || by < .zero - WallClock.tolerance ? zero : nil
+  }
+
+  public mutating func told(_ unixAtZero: Int64) { self.unixAtZero = unixAtZero }
+
+  private static func zero(_ now: Instant, _ realtime: UInt64, _ offset: Interval) -> Int64 {
+    (Interval(nanoseconds: Int64(clamping: realtime)) - Interval(nanoseconds: Int64(clamping: now.nanoseconds)) + offset)
+      .nanoseconds
+  }
+}
+
 /// Converts the kernel's receive times (CLOCK_REALTIME) to the monotonic clock, through steps of the former.
 ///
 /// The difference of the two clocks is read again before each batch of datagrams. A step between a datagram's stamp and

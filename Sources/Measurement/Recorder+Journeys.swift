@@ -108,7 +108,7 @@ extension Recorder {
     let width = window.high - window.low
     let middle = window.low + width / 2
     let stored = StoredJourney(
-      journey: told.journey, site: maker, firstUnix: unix(middle), uncertainty: width - width / 2,
+      journey: told.journey, site: maker, firstUnix: unix(middle, of: block), uncertainty: width - width / 2,
       via: told.passage == nil ? nil : peers[link]!.name, hops: told.passage?.hops ?? 0)
     put(stored)
     noteWay(stored)

@@ -45,7 +45,7 @@ public struct Recorder: Sendable {
   }
 
   public let home: String
-  let unixAtZero: Int64
+  private(set) var unixAtZero: Int64
   var peers: [LinkID: Peer] = [:]
   private var known: [BlockID] = []
   /// By known block: the makers (short keys) whose journeys were taken, and whether from themselves. Only who signed for
@@ -78,6 +78,9 @@ public struct Recorder: Sendable {
   public var lightBounds: [String: Interval] = [:]
   /// By known block.
   var ways: [BlockID: Way] = [:]
+  /// What the wall clock showed at `Instant.zero` when a known block was learned: all that is stored of a block goes by
+  /// one clock, or a clock that is set while it is told of would make ways of hours.
+  private var zeros: [BlockID: Int64] = [:]
   private var spanStart = Instant.zero
 
   /// - Parameter unixNanosecondsAtZero: what CLOCK_REALTIME showed when the monotonic clock showed 0.
@@ -99,8 +102,17 @@ public struct Recorder: Sendable {
 
   public mutating func removePeer(_ link: LinkID) { peers[link] = nil }
 
-  public func unix(_ instant: Instant) -> Int64 {
-    let (sum, overflow) = unixAtZero.addingReportingOverflow(Int64(clamping: instant.nanoseconds))
+  /// CLOCK_REALTIME shows this at `Instant.zero` from now on: someone has set it.
+  public mutating func setWallClock(_ unixNanosecondsAtZero: Int64) {
+    let change = unixNanosecondsAtZero &- unixAtZero
+    unixAtZero = unixNanosecondsAtZero
+    for site in farClocks.keys { farClocks[site]!.atUnix &+= change }
+  }
+
+  /// - Parameter block: of which that is a moment.
+  public func unix(_ instant: Instant, of block: BlockID? = nil) -> Int64 {
+    let zero = block.flatMap { zeros[$0] } ?? unixAtZero
+    let (sum, overflow) = zero.addingReportingOverflow(Int64(clamping: instant.nanoseconds))
     return overflow ? .max : sum
   }
 
@@ -144,11 +156,13 @@ public struct Recorder: Sendable {
   public mutating func learn(_ block: BlockID, now: Instant) {
     guard taken[block] == nil else { return }
     taken[block] = [:]
+    zeros[block] = unixAtZero
     known.append(block)
     if known.count > Recorder.knownBlocks {
       let oldest = known.removeFirst()
       taken[oldest] = nil
       ways[oldest] = nil
+      zeros[oldest] = nil
     }
     takePending(of: block, now: now)
   }
@@ -162,7 +176,8 @@ public struct Recorder: Sendable {
       receiving.add(verified)
       leads.overlay(journey.block, at: journey.first + verified)
     }
-    let stored = StoredJourney(journey: journey, site: home, firstUnix: unix(journey.first), uncertainty: .zero)
+    let stored = StoredJourney(
+      journey: journey, site: home, firstUnix: unix(journey.first, of: journey.block), uncertainty: .zero)
     put(stored)
     learn(journey.block, now: now)
     noteWay(stored)
@@ -172,7 +187,7 @@ public struct Recorder: Sendable {
   public mutating func announced(_ block: BlockID, by source: String, at: Instant) {
     leads.announced(block, by: source, at: at)
     guard room() else { return }
-    output.news.append(PublicNews(block: block, source: source, atUnix: unix(at)))
+    output.news.append(PublicNews(block: block, source: source, atUnix: unix(at, of: block)))
   }
 
   /// Ends an interval of the links' statistics: once a minute.

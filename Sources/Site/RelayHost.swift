@@ -9,7 +9,7 @@ import Session
 /// is collected here until the site's turn ends.
 struct RelayHost: BridgeHost, ~Copyable {
   var core: RelayCore
-  let unixNanosecondsAtZero: Int64
+  private(set) var unixNanosecondsAtZero: Int64
   /// Blocks that wait to be handed to the nodes, or of which they are to be told that they were wrong.
   var deliveries: [(hash: Hash256, step: Step)] = []
   enum Step { case unchecked, mistaken, complete }
@@ -95,6 +95,11 @@ struct RelayHost: BridgeHost, ~Copyable {
 
   mutating func withMempool<R>(_ body: (inout TransactionStore) -> R) -> R { core.withMempool(body) }
   mutating func withChain<R>(_ body: (inout HeaderChain) -> R) -> R { core.withChain(body) }
+
+  mutating func setWallClock(_ zero: Int64) {
+    unixNanosecondsAtZero = zero
+    core.setWallClock(zero)
+  }
 
   func unixTime(at now: Instant) -> UInt32 {
     let (sum, overflow) = unixNanosecondsAtZero.addingReportingOverflow(Int64(clamping: now.nanoseconds))

@@ -84,6 +84,9 @@ public struct SiteCore: ~Copyable {
     case .overlay(let secret):
       host.core.setOverlay(secret, now: now, into: &sink)
       return .done
+    case .wallClock(let zero):
+      host.setWallClock(zero)
+      return .done
     case .journeys(let bytes):
       host.core.sendJourney(bytes.span.bytes, now: now, into: &sink)
       return .done
@@ -123,6 +126,8 @@ public struct SiteCore: ~Copyable {
     case .mismatch: "structure and bytes are of different blocks"
     }
   }
+
+  package func unixTime(at now: Instant) -> UInt32 { host.unixTime(at: now) }
 
   // MARK: Blocks
 

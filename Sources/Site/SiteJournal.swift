@@ -154,6 +154,9 @@ public struct SiteJournal: Sendable {
     }
   }
 
+  /// The wall clock shows this at `Instant.zero` from now on.
+  public mutating func setWallClock(_ unixNanosecondsAtZero: Int64) { recorder.setWallClock(unixNanosecondsAtZero) }
+
   // MARK: What happens
 
   public mutating func hear(_ event: SiteEvent) {

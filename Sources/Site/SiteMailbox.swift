@@ -13,6 +13,8 @@ public enum SiteRequest: Sendable {
   case links(SiteLinks)
   /// The overlay's secret with other epochs.
   case overlay(OverlaySecret?)
+  /// What the wall clock shows at `Instant.zero`, in nanoseconds since 1970.
+  case wallClock(Int64)
   /// Measurement records for all neighbours, 1 to 1,100 bytes.
   case journeys([UInt8])
   /// Records that the relay with this short key made and the neighbour on this link told: for those that hear them best

@@ -31,12 +31,14 @@ final class Daemon: Sendable {
   let links: Mutex<SiteLinks>
   let plan: Mutex<SitePlan>
   let overlay: Mutex<OverlaySecret?>
+  /// As the site and its measurements have been told.
+  private let clock: Mutex<WallClock>
   private let notifier = ServiceNotifier()
 
   init(
     configuration: SiteConfiguration, engine engineConfiguration: EngineConfiguration, plan: SitePlan,
-    topologyPath: String, overlayKeyPath: String?, controlPath: String, http: String, storePath: String?,
-    storeLimits: JourneyStore.Limits, onHeader: String? = nil, sink: LogSink, logger: Logger
+    clock: WallClock, topologyPath: String, overlayKeyPath: String?, controlPath: String, http: String,
+    storePath: String?, storeLimits: JourneyStore.Limits, onHeader: String? = nil, sink: LogSink, logger: Logger
   ) throws {
     self.sink = sink
     self.logger = logger
@@ -44,6 +46,7 @@ final class Daemon: Sendable {
     self.overlayKeyPath = overlayKeyPath
     self.onHeader = onHeader
     self.plan = Mutex(plan)
+    self.clock = Mutex(clock)
     overlay = Mutex(configuration.relay.overlay)
     links = Mutex(
       SiteLinks(
@@ -157,6 +160,7 @@ final class Daemon: Sendable {
           break loop
         }
       }
+      followWallClock()
       if let failure = engine.failure {
         logger.critical("the engine failed: \(failure)")
         failed = true
@@ -179,6 +183,19 @@ final class Daemon: Sendable {
     measurements.stop()
     logger.notice("stopped")
     if failed { throw Exit.failed }
+  }
+
+  /// A clock that was wrong at the start and is set right, or a machine that slept: headers and measurements go by what it
+  /// shows now.
+  private func followWallClock() {
+    let told = clock.withLock { $0 }
+    guard let zero = told.change(now: SystemClock.now(), realtime: SystemClock.realtime()),
+      case .done = mailbox.ask(.wallClock(zero))
+    else { return }
+    measurements.set(unixNanosecondsAtZero: zero)
+    clock.withLock { $0.told(zero) }
+    let by = Interval(nanoseconds: zero) - Interval(nanoseconds: told.unixAtZero)
+    logger.notice("this machine's clock was set", metadata: ["seconds": "\(number(by.seconds, 1))"])
   }
 
   /// The last resort, on a thread of its own because a call can take a second.

@@ -20,6 +20,7 @@ final class MeasurementThread: Sendable {
     case site(SiteEvent)
     case job(BlockID, Instant)
     case neighbours([SiteJournal.Neighbour], makers: [SiteJournal.Maker])
+    case wallClock(Int64)
   }
 
   private struct Inbox {
@@ -68,6 +69,8 @@ final class MeasurementThread: Sendable {
   func set(_ neighbours: [SiteJournal.Neighbour], makers: [SiteJournal.Maker]) {
     put(CollectionOfOne(.neighbours(neighbours, makers: makers)))
   }
+
+  func set(unixNanosecondsAtZero: Int64) { put(CollectionOfOne(.wallClock(unixNanosecondsAtZero))) }
 
   /// Most of what happens is of no interest here.
   private static func matters(_ event: SiteEvent) -> Bool {
@@ -154,6 +157,7 @@ final class MeasurementThread: Sendable {
             journal.setNeighbours(neighbours)
             // A reload: perhaps the operator has mended the file, too.
             nextOpen = .zero
+          case .wallClock(let zero): journal.setWallClock(zero)
           }
         }
         return journal.nextDeadline

@@ -126,10 +126,13 @@ struct RelayCommand: ParsableCommand {
       throw failure(Exit.address, "--log \(log ?? ""): \(error.localizedDescription)")
     }
     let logger = Logger(label: "lightpath") { _ in LineLog(sink, level: level) }
+    let clock = WallClock(
+      now: SystemClock.now(), realtime: SystemClock.realtime(), offset: .milliseconds(clockOffset * 1_000))
     let daemon = try Daemon(
-      configuration: try configuration(plan, identity, secret), engine: try engine(plan), plan: plan,
-      topologyPath: topology, overlayKeyPath: overlayKey, controlPath: control ?? ControlPath.standard(name),
-      http: http, storePath: store == "off" ? nil : store ?? StorePath.standard(name),
+      configuration: try configuration(plan, identity, secret, clock), engine: try engine(plan), plan: plan,
+      clock: clock, topologyPath: topology, overlayKeyPath: overlayKey,
+      controlPath: control ?? ControlPath.standard(name), http: http,
+      storePath: store == "off" ? nil : store ?? StorePath.standard(name),
       storeLimits: JourneyStore.Limits(
         maxBytes: storeMb << 20, retention: .seconds(Int64(storeDays) * 86_400)), onHeader: onHeader,
       sink: sink, logger: logger)
@@ -157,15 +160,13 @@ struct RelayCommand: ParsableCommand {
     return engine
   }
 
-  private func configuration(_ plan: SitePlan, _ identity: Identity, _ secret: OverlaySecret?) throws
-    -> SiteConfiguration
-  {
+  private func configuration(
+    _ plan: SitePlan, _ identity: Identity, _ secret: OverlaySecret?, _ clock: WallClock
+  ) throws -> SiteConfiguration {
     let links = plan.links()
-    let now = SystemClock.now()
-    let zero = Int64(SystemClock.realtime()) - Int64(now.nanoseconds) + Int64(clockOffset * 1e9)
     var relay = RelayConfiguration(
-      identity: identity, overlay: secret, links: links.links, network: plan.network, unixNanosecondsAtZero: zero,
-      seed: UInt64.random(in: 1...(.max)))
+      identity: identity, overlay: secret, links: links.links, network: plan.network,
+      unixNanosecondsAtZero: clock.unixAtZero, seed: UInt64.random(in: 1...(.max)))
     relay.relays = links.relays
     var bridge = BridgeConfiguration(
       network: plan.network, nodes: embeddedNode.isEmpty ? plan.nodes : plan.nodes.filter { $0.role == .watched },

@@ -129,6 +129,25 @@ struct DriverPartsTests {
       #expect(arrival <= now && now - arrival <= .seconds(2))
     }
     #expect(conversion.arrival(stamp: stepped - 7_000, now: now) == now - .microseconds(7))
+  /// Told only when it was set by more than a second, once, with the offset that it is taken to have.
+  @Test(arguments: [0, -631_152_000] as [Int64]) func theWallClockIsToldWhenItWasSet(_ offset: Int64) {
+    let (start, second) = (Instant(nanoseconds: 5_000_000_000), UInt64(1_000_000_000))
+    let realtime = 1_700_000_000 * second
+    var clock = WallClock(now: start, realtime: realtime, offset: .seconds(offset))
+    let zero = Int64(1_700_000_000 + offset - 5) * 1_000_000_000
+    #expect(clock.unixAtZero == zero)
+    let later = start + .seconds(7_200)
+    for drift: UInt64 in [0, 900_000_000] {
+      #expect(clock.change(now: later, realtime: realtime + 7_200 * second + drift) == nil)
+      #expect(clock.change(now: later, realtime: realtime + 7_200 * second - drift) == nil)
+    }
+    // Three hours forward: until it counts as told.
+    for _ in 0..<2 {
+      #expect(clock.change(now: later, realtime: realtime + 18_000 * second) == zero + 10_800_000_000_000)
+    }
+    clock.told(zero + 10_800_000_000_000)
+    #expect(clock.change(now: later, realtime: realtime + 18_000 * second) == nil)
+    #expect(clock.change(now: later, realtime: realtime + 7_200 * second) == zero)
   }
 
   @Test func absurdStampsBecomeNow() {

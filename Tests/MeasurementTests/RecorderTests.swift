@@ -258,6 +258,33 @@ import Testing
     #expect(stored.uncertainty.milliseconds < 1.05, "half the round trip and no more")
   }
 
+  /// The clock is set by three hours while a block is told of: each block's records go by one clock, later ones by the new.
+  @Test func aClockThatIsSetMovesWhatComesAfter() throws {
+    let change: Int64 = 10_800_000_000_000
+    var recorder = recorder()
+    let zero = recorder.unix(.zero)
+    recorder.learn(blockID(1), now: at(4_550))
+    recorder.setWallClock(zero + change)
+    recorder.local(Journey(block: blockID(1), height: 1, isOrigin: false, first: at(4_520)), now: at(4_590))
+    hear(&recorder, message(1, first: at(4_500) + .seconds(5)), from: link, now: at(4_600))
+    recorder.announced(blockID(1), by: "far", at: at(4_700))
+    let before = recorder.take()
+    #expect(before.journeys.count == 2 && before.news.count == 1)
+    for time in before.journeys.map(\.firstUnix) + before.news.map(\.atUnix) {
+      #expect((time - zero - Int64(at(4_500).nanoseconds)).magnitude < 1_000_000_000)
+    }
+    recorder.local(Journey(block: blockID(2), height: 2, isOrigin: false, first: at(4_800)), now: at(4_900))
+    recorder.announced(blockID(2), by: "far", at: at(4_950))
+    recorder.endInterval(now: at(5_000), kernel: nil)
+    recorder.endInterval(now: at(6_000), kernel: nil)
+    let after = recorder.take()
+    let times =
+      after.journeys.map(\.firstUnix) + after.news.map(\.atUnix) + after.links.map(\.atUnix)
+      + after.clocks.map(\.atUnix)
+    #expect(times.count >= 6)
+    for time in times { #expect((time - zero - change - Int64(at(5_000).nanoseconds)).magnitude < 2_000_000_000) }
+  }
+
   @Test func reorderingAndJitterOfLinksAreShown() throws {
     var recorder = recorder()
     recorder.endInterval(now: at(4_000), kernel: nil)

@@ -1,3 +1,4 @@
+import Bitcoin
 import Ground
 import Relay
 import Testing
@@ -79,6 +80,31 @@ import Wire
     net.hear(1, from: 0, encoded { StatusMessage.write(head, rows: rows.span, into: &$0) })
     net.run(.milliseconds(20 as Int64))
     #expect(role(net, 1, maker: 0, to: 2) == .primary)
+  }
+
+  /// Clocks that are set back by three hours: what is told of relays further away still counts as newer.
+  @Test func aClockSetBackIsNoOlderNews() throws {
+    let block = try TestBlock("482683")
+    let net = twoWays(block)
+    net.start()
+    net.run(.seconds(10))
+    #expect(role(net, 3, maker: 0, to: 5) == .spare)
+    let header = try BlockHeader(parsing: block.bytes.span.bytes)
+    for node in 0..<6 {
+      net.with(node) { core, _, _ in core.setWallClock((Int64(header.time) - 10_800) * 1_000_000_000) }
+    }
+    // 2 says no more but that its links have become slow, which 3 hears by way of 4 and 5.
+    net.filter = { _, from, _, bytes in from == 2 ? nil : bytes }
+    let head = StatusHead(
+      flags: [], readiness: .inStep, height: 0, tip: .zero, work: .zero, mempoolTransactions: 0, mempoolBytes: 0,
+      loss: 0, burst: 256, observed: 0)
+    let rows = [0, 4].map { StatusRow(neighbour: net.key($0), delay: 9_000, flags: [.up, .trusted]) }
+    for _ in 0..<3 {
+      net.run(.seconds(1))
+      net.hear(4, from: 2, encoded { StatusMessage.write(head, rows: rows.span, into: &$0) })
+    }
+    net.run(.milliseconds(500 as Int64))
+    #expect(role(net, 3, maker: 0, to: 5) == .primary)
   }
 
   /// However often links are said to change, other relays hear of it once a second.

@@ -108,6 +108,40 @@ func blockHash(_ reply: SiteReply) -> Hash256? { if case .block(let hash) = repl
     #expect(sites.run(.seconds(3)) { told() == .inStep })
   }
 
+  /// A site whose clock was slow at its start refuses headers of today, until it is told the right time.
+  @Test func aClockThatWasSetIsFollowed() throws {
+    let material = try Material(most: 20)
+    let node = FakeNode()
+    let slow = TestSites.unixAtZero - 3 * 3_600_000_000_000
+    let sites = TestSites(nodes: [[], [node]]) { site, configuration in
+      if site == 1 { configuration.relay.unixNanosecondsAtZero = slow }
+    }
+    #expect(sites.run(.seconds(5)) { sites.areLinked() })
+    var chain = HeaderChain(network: .regtest)
+    func block(_ number: UInt64) throws -> (hash: Hash256, bytes: [UInt8]) {
+      var builder = BlockBuilder(on: chain.tip)
+      builder.extraNonce = number
+      builder.time = UInt32(TestSites.unixAtZero / 1_000_000_000) + UInt32(number)
+      for raw in material.transactions { try builder.append(raw.span.bytes) }
+      let bytes = builder.build()
+      let header = try BlockHeader(parsing: bytes.span.bytes)
+      _ = try chain.accept([header], now: .max, vouched: true)
+      return (header.hash, bytes)
+    }
+    let first = try block(1)
+    #expect(blockHash(sites.ask(0, .submit(first.bytes))) == first.hash)
+    sites.run(.seconds(5))
+    #expect(sites.snapshot(1).tipHeight == 0 && sites.snapshot(1).blocksDelivered == 0)
+    guard case .done = sites.ask(1, .wallClock(TestSites.unixAtZero)) else { return #expect(Bool(false)) }
+    let second = try block(2)
+    #expect(blockHash(sites.ask(0, .submit(second.bytes))) == second.hash)
+    #expect(sites.run(.seconds(20)) { sites.snapshot(1).tipHash == second.hash })
+    #expect(sites.run(.seconds(20)) { node.delivered.contains(second.hash) })
+    // And the bridge tells the node the time by the same clock.
+    let time = sites.with(1) { core, _, now in core.unixTime(at: now) }
+    #expect(Int64(time) == (TestSites.unixAtZero + Int64(sites.now.nanoseconds)) / 1_000_000_000)
+  }
+
   /// Blocks that the node has are fetched from no neighbour; a site whose node lacks them fetches them.
   @Test(arguments: [true, false]) func whatTheNodeHasIsNotFetched(nodeHas: Bool) throws {
     let material = try Material(most: 20)

@@ -54,7 +54,8 @@ public struct RelayConfiguration: Sendable {
   public var network: Network
   /// Where the header chain begins; nil: the network's genesis block.
   public var anchor: HeaderChain.Anchor?
-  /// The wall clock at `Instant.zero`, in nanoseconds since 1970: headers state times.
+  /// The wall clock at `Instant.zero`, in nanoseconds since 1970: headers state times. `RelayCore.setWallClock` follows it
+  /// when it is set.
   public var unixNanosecondsAtZero: Int64
   public var redundancy: RedundancyPolicy
   public var session: SessionSettings

@@ -270,9 +270,10 @@ extension RelayCore {
     for index in 0..<status.rowCount { rows.append(status.row(index)) }
     let origin = link(from.link).pointee.key4
     // Sequences of one origin come from several relays: the time of day makes them comparable, in milliseconds, and an
-    // origin's rows are passed on at most once a second.
-    let milliseconds = (configuration.unixNanosecondsAtZero &+ Int64(clamping: from.now.nanoseconds)) / 1_000_000
-    let sequence = UInt32(truncatingIfNeeded: milliseconds)
+    // origin's rows are passed on at most once a second. When the clock is set back, they go on from where they were.
+    let milliseconds = (unixNanosecondsAtZero &+ Int64(clamping: from.now.nanoseconds)) / 1_000_000
+    mapSequence = max(mapSequence &+ 1, milliseconds)
+    let sequence = UInt32(truncatingIfNeeded: mapSequence)
     var peers = mapAudience(of: origin, from: from.link)
     while let peer = peers.popFirst() {
       send(to: peer, urgency: .background, capacity: 1_000, into: &sink) { out in

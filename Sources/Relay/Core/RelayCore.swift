@@ -15,6 +15,10 @@ public struct RelayCore: ~Copyable {
   /// key4 of this relay.
   public let ownKey: UInt32
   public internal(set) var counters = RelayCounters()
+  /// The wall clock at `Instant.zero`: `RelayConfiguration`'s, then as `setWallClock` said.
+  var unixNanosecondsAtZero: Int64
+  /// Of the last MAP about a neighbour, before it is cut to 32 bits.
+  var mapSequence: Int64 = 0
   /// Every relay of the overlay: `RelayConfiguration.relays`, then as `updateLinks` said.
   var relays: [PublicKey]
   /// The known headers; fed by `submitHeaders`, by peers and by announcements.
@@ -100,6 +104,7 @@ public struct RelayCore: ~Copyable {
 
   public init(_ configuration: RelayConfiguration) {
     self.configuration = configuration
+    unixNanosecondsAtZero = configuration.unixNanosecondsAtZero
     ownKey = key4(of: configuration.identity.publicKey)
     genesis = configuration.network.genesis.hash
     relays = configuration.relays
@@ -150,7 +155,7 @@ public struct RelayCore: ~Copyable {
   /// Seconds since 1970 at an instant.
   func unixTime(_ now: Instant) -> UInt32 {
     let elapsed = Int64(clamping: now.nanoseconds)
-    let (sum, overflow) = configuration.unixNanosecondsAtZero.addingReportingOverflow(elapsed)
+    let (sum, overflow) = unixNanosecondsAtZero.addingReportingOverflow(elapsed)
     return overflow ? .max : UInt32(clamping: sum / 1_000_000_000)
   }
 
@@ -158,6 +163,11 @@ public struct RelayCore: ~Copyable {
   mutating func note(_ event: RelayEvent) { events.push(event) }
 
   // MARK: For the owner
+
+  /// The wall clock shows this at `Instant.zero` from now on, in nanoseconds since 1970: someone has set it.
+  public mutating func setWallClock(_ unixNanosecondsAtZero: Int64) {
+    self.unixNanosecondsAtZero = unixNanosecondsAtZero
+  }
 
   /// The next thing that happened, in order; nil when there is nothing more. Drain after every call into the core.
   public mutating func nextEvent() -> RelayEvent? { events.pop() }
