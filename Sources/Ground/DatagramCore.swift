@@ -41,7 +41,8 @@ public struct LinkRate: Hashable, Sendable {
 
 /// Where a core puts what it wants sent. Implemented by drivers; generic everywhere, so calls are direct.
 public protocol DatagramSink: ~Copyable {
-  /// Points a link at an address, or changes its address or rate; queued datagrams follow.
+  /// Points a link at an address, or changes its address or rate; queued datagrams follow, or are dropped when nothing
+  /// can be sent there from here.
   mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate)
 
   /// Forgets a link and what is queued for it.

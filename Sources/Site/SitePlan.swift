@@ -31,8 +31,13 @@ public struct SitePlan: Sendable {
 
   public let topology: OverlayTopology
   public let own: Int
+  /// Where the relay listens.
+  public let listen: [PeerAddress]
 
-  public init(_ topology: OverlayTopology, as name: String, key: PublicKey) throws(Problem) {
+  /// - Parameter listen: empty: at the relay's addresses in the topology.
+  public init(
+    _ topology: OverlayTopology, as name: String, key: PublicKey, listen: [PeerAddress] = []
+  ) throws(Problem) {
     guard let own = topology.relayIndex(named: name) else {
       throw .unknownRelay(name, known: topology.relays.map(\.name))
     }
@@ -43,12 +48,21 @@ public struct SitePlan: Sendable {
     }
     self.topology = topology
     self.own = own
+    let statedAddresses = topology.relays[own].addresses
+    self.listen = !listen.isEmpty ? listen : !statedAddresses.isEmpty ? statedAddresses : [PeerAddress("[::]:0")!]
     let count = topology.neighbours(of: own).count
     if count > OverlayTopology.maxLinks { throw .tooManyLinks(count) }
   }
 
   public var relay: OverlayTopology.Relay { topology.relays[own] }
   public var network: Network { Network(named: topology.network.rawValue) ?? .mainnet }
+
+  /// Whether one of the sockets that the relay has is of the address's family: `[::]` is of both.
+  private func reaches(_ address: PeerAddress) -> Bool {
+    listen.contains { own in
+      own.isIPv4 == address.isIPv4 || !own.isIPv4 && own.high == 0 && own.low == 0
+    }
+  }
 
   /// The links, numbered so that a neighbour that was there before keeps its number.
   public func links(keeping before: SiteLinks? = nil) -> SiteLinks {
@@ -74,12 +88,12 @@ public struct SitePlan: Sendable {
         number = (0..<UInt16(OverlayTopology.maxLinks)).first { !taken.contains($0) } ?? 63
         taken.insert(number)
       }
-      let reachable = other.addresses.dropFirst().filter { other in
-        relay.addresses.contains { $0.isIPv4 == other.isIPv4 }
-      }
+      let usable = other.addresses.filter(reaches)
       result.links.append(
         RelayLink(
-          id: LinkID(number), peer: key, address: other.addresses.first, alternates: Array(reachable.prefix(3)),
+          id: LinkID(number), peer: key,
+          // One that nothing could be sent to only when there is no other.
+          address: usable.first ?? other.addresses.first, alternates: Array(usable.dropFirst().prefix(3)),
           rate: neighbour.link.rate, isTrusted: neighbour.trust == .trusted, expectedDelay: neighbour.link.delay))
       result.names[LinkID(number)] = other.name
     }

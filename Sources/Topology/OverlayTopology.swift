@@ -39,7 +39,7 @@ public struct OverlayTopology: Hashable, Sendable {
     public var name: String
     /// Compressed secp256k1 point, 33 bytes.
     public var publicKey: [UInt8]
-    /// Where other relays reach it; the first is tried first.
+    /// Where other relays reach it; a neighbour sends to the first of a family that it listens on.
     public var addresses: [PeerAddress]
     /// Degrees.
     public var latitude, longitude: Double

@@ -11,6 +11,11 @@ extension EngineOutput: DatagramSink {
       links[index].address = address
       links[index].socket = socket(for: address, from: receivingFrom)
       links[index].overhead = address.isIPv4 ? 28 : 48
+      if links[index].socket < 0 {
+        // No socket here reaches it: what was queued can't follow.
+        counters.add(.dropUnknownLink, removeQueued(index) { _ in true })
+        drained(index)
+      }
     }
     links[index].isAssigned = true
     links[index].bucket = TokenBucket(rate: rate, fullDatagram: configuration.maxDatagramBytes + links[index].overhead)

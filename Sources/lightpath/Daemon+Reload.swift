@@ -22,7 +22,7 @@ extension Daemon {
     let old = plan.withLock { $0 }
     let new: SitePlan
     let key = links.withLock { $0.relays }[old.own]
-    do { new = try SitePlan(topology, as: old.relay.name, key: key) } catch {
+    do { new = try SitePlan(topology, as: old.relay.name, key: key, listen: old.listen) } catch {
       logger.error("reload: \(error); the old topology stays")
       return (false, "\(error)")
     }

@@ -116,7 +116,8 @@ struct RelayCommand: ParsableCommand {
       secret = try overlayKey.map { try OverlaySecret(contentsOf: $0) }
     } catch { throw failure(Exit.key, "\(error)") }
     let plan: SitePlan
-    do { plan = try SitePlan(overlay, as: name, key: identity.publicKey) } catch {
+    let listen = try listenAddresses()
+    do { plan = try SitePlan(overlay, as: name, key: identity.publicKey, listen: listen) } catch {
       if case .wrongKey = error { throw failure(Exit.key, "\(error)") }
       throw failure(Exit.input, "\(topology): \(error)")
     }
@@ -129,7 +130,7 @@ struct RelayCommand: ParsableCommand {
     let clock = WallClock(
       now: SystemClock.now(), realtime: SystemClock.realtime(), offset: .milliseconds(clockOffset * 1_000))
     let daemon = try Daemon(
-      configuration: try configuration(plan, identity, secret, clock), engine: try engine(plan), plan: plan,
+      configuration: try configuration(plan, identity, secret, clock), engine: engine(plan), plan: plan,
       clock: clock, topologyPath: topology, overlayKeyPath: overlayKey,
       controlPath: control ?? ControlPath.standard(name), http: http,
       storePath: store == "off" ? nil : store ?? StorePath.standard(name),
@@ -140,16 +141,15 @@ struct RelayCommand: ParsableCommand {
     withExtendedLifetime(lock) {}
   }
 
-  private func engine(_ plan: SitePlan) throws -> EngineConfiguration {
-    var addresses = plan.relay.addresses
-    if !listen.isEmpty {
-      addresses = try listen.map { text in
-        guard let address = PeerAddress(text) else { throw ValidationError("--listen \(text): not ADDRESS:PORT") }
-        return address
-      }
+  private func listenAddresses() throws -> [PeerAddress] {
+    try listen.map { text in
+      guard let address = PeerAddress(text) else { throw ValidationError("--listen \(text): not ADDRESS:PORT") }
+      return address
     }
-    if addresses.isEmpty { addresses = [PeerAddress("[::]:0")!] }
-    var engine = EngineConfiguration(listen: addresses)
+  }
+
+  private func engine(_ plan: SitePlan) -> EngineConfiguration {
+    var engine = EngineConfiguration(listen: plan.listen)
     engine.uplink = plan.relay.uplink
     engine.linkCapacity = 64
     // 1,500 bytes of MTU less IPv6 and UDP headers; the relay's packets stay below it.

@@ -355,6 +355,25 @@ struct ScriptedCore: DatagramCore {
     receiver.stop()
   }
 
+  /// An address that no socket here reaches: what was queued is dropped and counted, and the engine goes on.
+  @Test func queuedDatagramsDoNotFollowWhereNoSocketReaches() throws {
+    let (receiver, log, to) = try listener()
+    let sender = try EngineThread.start(configuration(local)) { _ in
+      ScriptedCore(
+        ScriptedCore.Log(),
+        atStart: [
+          .assign(0, to, .unlimited), .send(0, .block, .none, byte: 3, times: 5),
+          .assign(0, PeerAddress("[::1]:9")!, .unlimited), .send(0, .block, .none, byte: 4, times: 2),
+          .assign(1, to, .unlimited), .send(1, .block, .none, byte: 5, times: 3),
+        ])
+    }
+    #expect(eventually { log.seen.withLock { $0.count } == 3 })
+    #expect(sender.handle.snapshot()[.dropUnknownLink] == 7)
+    sender.stop()
+    receiver.stop()
+    #expect(log.seen.withLock { $0.count } == 3)
+  }
+
   /// Several sockets: each link leaves from the one that reaches its address, and answers come back to it.
   @Test func severalListenAddresses() throws {
     let (receiver, log, to) = try listener()
