@@ -8,7 +8,7 @@ func readTopology(_ path: String) throws -> OverlayTopology {
   do {
     return try OverlayTopology(contentsOf: URL(filePath: path))
   } catch {
-    for mistake in error.mistakes { FileHandle.standardError.write(Data("\(path):\(mistake)\n".utf8)) }
+    for mistake in error.mistakes { say("\(path):\(mistake)") }
     let count = error.mistakes.count
     throw failure(Exit.input, "\(path): \(count) mistake\(count == 1 ? "" : "s")")
   }

@@ -2,7 +2,20 @@ import ArgumentParser
 import Foundation
 
 /// One line to standard error.
-func complain(_ text: String) { FileHandle.standardError.write(Data(("lightpath: " + text + "\n").utf8)) }
+func complain(_ text: String) { say("lightpath: " + text) }
+
+/// The same without the program's name. Nobody to read it is no reason to end: Foundation's `FileHandle` ends the process
+/// when it can't write.
+func say(_ text: String) {
+  let bytes = Array((text + "\n").utf8)
+  var done = 0
+  while done < bytes.count {
+    let n = bytes.withUnsafeBytes { write(2, $0.baseAddress! + done, bytes.count - done) }
+    if n < 0 && errno == EINTR { continue }
+    if n <= 0 { return }
+    done += n
+  }
+}
 
 /// Complains and gives what to throw.
 func failure(_ code: ExitCode, _ text: String) -> ExitCode {

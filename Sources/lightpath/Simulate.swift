@@ -103,7 +103,7 @@ struct Simulate: ParsableCommand {
     }
     if json { try printJSON(own, fibre) } else { printTable(plan, own, fibre) }
     for pair in own.incomplete.prefix(10) {
-      Self.complain("block \(pair.block) never reached \(plan.topology.relays[pair.relay].name) (seed \(seed))")
+      say("block \(pair.block) never reached \(plan.topology.relays[pair.relay].name) (seed \(seed))")
     }
     if own.completed < own.blocks { throw ExitCode(1) }
   }
@@ -113,7 +113,7 @@ struct Simulate: ParsableCommand {
     do {
       overlay = try OverlayTopology(contentsOf: URL(filePath: topology))
     } catch {
-      for mistake in error.mistakes { Self.complain("\(topology):\(mistake)") }
+      for mistake in error.mistakes { say("\(topology):\(mistake)") }
       throw ExitCode(2)
     }
     var files: [[UInt8]] = []
@@ -123,7 +123,7 @@ struct Simulate: ParsableCommand {
         _ = try ParsedBlock(parsing: bytes.span.bytes)
         files.append(bytes)
       } catch {
-        Self.complain("\(file): \(error)")
+        say("\(file): \(error)")
         throw ExitCode(2)
       }
     }
@@ -135,15 +135,13 @@ struct Simulate: ParsableCommand {
     plan.spacing = .milliseconds(spacingMs)
     for name in cold {
       guard let relay = overlay.relayIndex(named: name) else {
-        Self.complain("--cold \(name): no relay of \(topology) has that name")
+        say("--cold \(name): no relay of \(topology) has that name")
         throw ExitCode(2)
       }
       plan.coldRelays.insert(relay)
     }
     return plan
   }
-
-  static func complain(_ text: String) { FileHandle.standardError.write(Data((text + "\n").utf8)) }
 
   /// Runs the shards on as many threads, with a line of progress every two seconds.
   static func sharded(
@@ -163,7 +161,7 @@ struct Simulate: ParsableCommand {
             if now.timeIntervalSince(state.shown) < 2 { return }
             state.shown = now
             let left = now.timeIntervalSince(begin) / Double(state.done) * Double(plan.blockCount - state.done)
-            complain("\(what): \(state.done) of \(plan.blockCount) blocks, about \(Int(left.rounded(.up))) s left")
+            say("\(what): \(state.done) of \(plan.blockCount) blocks, about \(Int(left.rounded(.up))) s left")
           }
         }
       }

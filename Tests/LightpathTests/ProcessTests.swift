@@ -69,6 +69,25 @@ import Testing
     #expect(relays[0].log.contains("the log can't be written to /dev/full"))
   }
 
+  /// As above, and standard error on the same full disk: nobody is told, and the relay goes on.
+  @Test func diskFullForLogsAndStandardError() throws {
+    let overlay = try TestOverlay(["alice", "bob"])
+    let alice = try RelayProcess(
+      overlay.arguments("alice") + ["--log", "/dev/full"], socket: overlay.path("alice.sock"),
+      standardError: "/dev/full")
+    defer { alice.kill() }
+    #expect(eventually { alice.status?["log_lines_lost"] as? Int ?? 0 > 0 })
+    // Nor does a command that complains there end by a signal.
+    let process = Process()
+    process.executableURL = Program.url
+    process.arguments = ["check", overlay.path("none.toml")]
+    process.standardError = FileHandle(forWritingAtPath: "/dev/full")
+    try process.run()
+    process.waitUntilExit()
+    #expect(process.terminationReason == .exit && process.terminationStatus == 2)
+    #expect(alice.process.isRunning)
+  }
+
   @Test func wrongKey() throws {
     let overlay = try TestOverlay()
     var arguments = overlay.arguments("alice")

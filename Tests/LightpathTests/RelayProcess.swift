@@ -133,10 +133,11 @@ final class RelayProcess {
   private let socketPath: String
   private let logFile: URL
 
-  init(_ arguments: [String], socket: String) throws {
+  /// - Parameter standardError: an existing file instead of one of its own.
+  init(_ arguments: [String], socket: String, standardError: String? = nil) throws {
     socketPath = socket
-    logFile = URL(filePath: socket + ".\(UUID().uuidString.prefix(4)).stderr")
-    _ = FileManager.default.createFile(atPath: logFile.path, contents: nil)
+    logFile = URL(filePath: standardError ?? socket + ".\(UUID().uuidString.prefix(4)).stderr")
+    if standardError == nil { _ = FileManager.default.createFile(atPath: logFile.path, contents: nil) }
     process.executableURL = Program.url
     process.arguments = arguments
     process.standardError = try FileHandle(forWritingTo: logFile)
