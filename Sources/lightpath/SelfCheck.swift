@@ -34,7 +34,14 @@ enum SelfCheck {
             fix: "apt-get install linux-image-amd64   # Debian 12 has 6.1"))
       }
     }
-    if let clock = KernelClock.read(), !clock.isSynchronised {
+    let clock = KernelClock.read()
+    if clock == nil {
+      findings.append(
+        Finding(
+          what: "adjtimex is refused: whether the clock is synchronised isn't known",
+          fix: "in the systemd unit: no ProtectClock=, and SystemCallFilter=adjtimex clock_adjtime"))
+    }
+    if let clock, !clock.isSynchronised {
       findings.append(
         Finding(
           what: "the kernel says that the clock is not synchronised: headers may be refused, and delays between sites "

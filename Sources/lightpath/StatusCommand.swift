@@ -49,13 +49,16 @@ struct Status: ParsableCommand {
       "listening on \(status.listen.joined(separator: ", ")) · mempool \(status.mempool.transactions) transactions, "
         + "\(amount(status.mempool.bytes)) · memory \(amount(status.resident_bytes)) · \(status.descriptors) descriptors",
     ]
-    if let synchronised = status.clock_synchronised {
-      lines.append(
-        "clock \(synchronised ? "disciplined" : "NOT disciplined") by the kernel's word"
-          + (synchronised ? status.clock_max_error_ms.map { ", within \(number($0, 1)) ms" } ?? "" : "")
-          + " · measurements \(status.store_open == false ? "not kept: see the log" : status.store ?? "not kept (--store)")"
-      )
-    }
+    let clock =
+      switch status.clock_synchronised {
+      case true?:
+        "disciplined by the kernel's word"
+          + (status.clock_max_error_ms.map { ", within \(number($0, 1)) ms" } ?? "")
+      case false?: "NOT disciplined by the kernel's word"
+      case nil: "unknown (adjtimex is refused)"
+      }
+    let store = status.store_open == false ? "not kept: see the log" : status.store ?? "not kept (--store)"
+    lines.append("clock \(clock) · measurements \(store)")
     for warning in status.warnings { lines.append("warning: \(warning)") }
     var rows = [
       [

@@ -46,6 +46,14 @@ import Testing
     #expect(try JSONSerialization.jsonObject(with: dashboard) is [String: Any])
     let unit = try String(contentsOfFile: "\(root)/etc/systemd/system/lightpath@.service", encoding: .utf8)
     #expect(unit.contains("ExecStart=/opt/lightpath/bin/lightpath ") && !unit.contains("/usr/local"))
+    // What `--realtime` and `--cpu` call, and the kernel's word about the clock: the last filter gives back what the groups
+    // before it took away.
+    let lines = unit.split(separator: "\n")
+    let calls = lines.last { $0.hasPrefix("SystemCallFilter=") }?.dropFirst(17).split(separator: " ") ?? []
+    for call in ["sched_setscheduler", "sched_setaffinity", "adjtimex", "clock_adjtime"] {
+      #expect(calls.contains(Substring(call)), "\(call)")
+    }
+    #expect(!lines.contains("ProtectClock=yes"))
     try verify(unit.replacingOccurrences(of: "ExecStart=/opt", with: "ExecStart=\(root)/opt"), in: root)
     // A second time: what the operator wrote stays.
     try "mine".write(toFile: "\(root)/etc/lightpath/topology.toml", atomically: true, encoding: .utf8)
