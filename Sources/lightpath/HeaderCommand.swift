@@ -10,14 +10,14 @@ import Site
 /// its environment.
 ///
 /// At most `runningMax` at a time: further headers are skipped, and that is logged. A command that runs longer than
-/// `limit` seconds is ended.
+/// `limit` is ended.
 final class HeaderCommand {
   static let runningMax = 4
-  static let limit = 30.0
+  static let limit = Interval.seconds(30)
 
   private let command: String
   private let logger: Logger
-  private var running: [(process: Process, started: Date)] = []
+  private var running: [(process: Process, started: Instant)] = []
 
   init?(_ command: String?, logger: Logger) {
     guard let command else { return nil }
@@ -48,14 +48,14 @@ final class HeaderCommand {
     process.standardOutput = FileHandle.nullDevice
     do {
       try process.run()
-      running.append((process, Date()))
+      running.append((process, SystemClock.now()))
     } catch { logger.error("--on-header: \(error.localizedDescription)") }
   }
 
   /// Forgets commands that have ended, and ends those that take too long. Once a second or so.
   func reap() {
     running.removeAll { !$0.process.isRunning }
-    for (process, started) in running where Date().timeIntervalSince(started) > HeaderCommand.limit {
+    for (process, started) in running where SystemClock.now() - started > HeaderCommand.limit {
       kill(process.processIdentifier, SIGKILL)
     }
   }
