@@ -192,7 +192,7 @@ public struct UDPEngine: ~Copyable {
   }
 
   /// Hands over what was prepared, and works on the sends' completions, which are there at once: a pass for them alone
-  /// would be wasted. False when there is anything else to do.
+  /// would be wasted. False when there is anything else to do, such as a train that was refused and is queued again.
   private mutating func sendsDone() -> Bool {
     ring.poll()
     let taken = ring.take()
@@ -200,11 +200,12 @@ public struct UDPEngine: ~Copyable {
       heldOver = taken
       return false
     }
+    let queued = output.queuedTotal
     for i in 0..<taken {
       let completion = ring.completion(i)
       output.completed(EngineTag.split(completion.tag).index, result: completion.result, &trains, &ring)
     }
-    return taken < Ring.batch && ring.pendingSubmissions == 0 && !output.hasRoomy
+    return taken < Ring.batch && ring.pendingSubmissions == 0 && !output.hasRoomy && output.queuedTotal <= queued
   }
 
   /// Looks for something to do instead of sleeping; true when there is.

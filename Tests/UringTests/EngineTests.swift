@@ -22,6 +22,8 @@ struct ScriptedCore: DatagramCore {
   let log: Log
   var atStart: [Step] = []
   var atStop: [Step] = []
+  /// Of each datagram sent.
+  var length = 100
   /// Answers every datagram with `reply`.
   var replies = false
   var deadline = Instant.never
@@ -43,9 +45,10 @@ struct ScriptedCore: DatagramCore {
       case .send(let link, let urgency, let flow, let byte, let times):
         var queued = 0
         for _ in 0..<times {
-          let taken = sink.send(on: LinkID(UInt16(link)), urgency: urgency, flow: flow, capacity: 100) { span in
-            for i in 0..<100 { span.storeBytes(of: byte, toByteOffset: i, as: UInt8.self) }
-            return 100
+          let length = length
+          let taken = sink.send(on: LinkID(UInt16(link)), urgency: urgency, flow: flow, capacity: length) { span in
+            for i in 0..<length { span.storeBytes(of: byte, toByteOffset: i, as: UInt8.self) }
+            return length
           }
           if taken { queued += 1 }
         }

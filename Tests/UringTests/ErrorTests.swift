@@ -92,6 +92,32 @@ import UringSupport
     }
   }
 
+  /// A train that is refused is sent again one by one at once, though nothing else wakes the engine.
+  @Test func aRefusedTrainWaitsForNothing() {
+    onOwnThread {
+      let error = thread_enter_private_network(1_280)
+      if error != 0 { return print("NOT TESTED: no network namespace here (errno \(error))") }
+      do {
+        let sender = try EngineThread.start(
+          configuration(PeerAddress("127.0.0.1:0")!) { $0.maxDatagramBytes = 1_400 }
+        ) { _ in
+          var core = ScriptedCore(
+            ScriptedCore.Log(),
+            atStart: [
+              .assign(0, PeerAddress("127.0.0.1:9")!, .unlimited), .send(0, .block, .none, byte: 1, times: 10),
+            ])
+          core.length = 1_400
+          return core
+        }
+        #expect(eventually { sender.handle.count(.sendErrorTooBig, link: LinkID(0)) == 10 })
+        #expect(sender.handle.snapshot()[.segmentationRefused] > 0)
+        sender.stop()
+      } catch {
+        Issue.record(error)
+      }
+    }
+  }
+
   /// Where io_uring is forbidden the error says so and names the sysctl.
   @Test func disabledNamesTheSysctl() {
     onOwnThread {
