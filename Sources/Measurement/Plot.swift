@@ -26,7 +26,14 @@ struct Markup {
 }
 
 /// Numbers and times as a reader wants them.
-enum Text {
+public enum Text {
+  /// What comes from a peer, for a terminal or a line of text: control characters and those that turn the direction of
+  /// writing around would let it move the cursor or forge lines. They become U+FFFD.
+  public static func tame(_ value: some StringProtocol) -> String {
+    if value.unicodeScalars.allSatisfy(isTame) { return String(value) }
+    return String(String.UnicodeScalarView(value.unicodeScalars.map { isTame($0) ? $0 : "\u{FFFD}" }))
+  }
+
   static func isTame(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0..<0x20, 0x7F..<0xA0, 0x200B...0x200F, 0x2028...0x202E, 0x2066...0x2069, 0xFEFF: false

@@ -63,7 +63,7 @@ extension Report {
 
   /// RFC 4180; what a spreadsheet would run as a formula gets an apostrophe in front (numbers stay).
   static func csvField(_ value: String) -> String {
-    var field = String(String.UnicodeScalarView(value.unicodeScalars.map { Text.isTame($0) ? $0 : "\u{FFFD}" }))
+    var field = Text.tame(value)
     if let first = field.first, "=+-@".contains(first), Double(field) == nil { field = "'" + field }
     if !field.contains(where: { $0 == "," || $0 == "\"" }) { return field }
     return "\"" + field.replacingOccurrences(of: "\"", with: "\"\"") + "\""
@@ -74,7 +74,7 @@ extension Report {
     var lines: [String] = []
     func tame(_ value: String) -> String {
       // No escape sequence of a peer's reaches the terminal.
-      String(String.UnicodeScalarView(value.unicodeScalars.prefix(60).map { Text.isTame($0) ? $0 : "\u{FFFD}" }))
+      Text.tame(String(String.UnicodeScalarView(value.unicodeScalars.prefix(60))))
     }
     func figure(_ value: Figure?) -> String {
       value.map { "\(Text.ms($0.value)) ± \(Text.ms($0.uncertainty))" } ?? "–"

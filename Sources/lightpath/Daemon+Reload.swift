@@ -16,7 +16,8 @@ extension Daemon {
     let topology: OverlayTopology
     do { topology = try OverlayTopology(contentsOf: URL(filePath: topologyPath)) } catch {
       let text = error.mistakes.map { "\(topologyPath):\($0)" }.joined(separator: "\n")
-      logger.error("reload: the topology has mistakes; the old one stays", metadata: ["mistakes": "\(text)"])
+      let line = text.replacingOccurrences(of: "\n", with: "; ")
+      logger.error("reload: the topology has mistakes; the old one stays", metadata: ["mistakes": "\(line)"])
       return (false, text)
     }
     let old = plan.withLock { $0 }

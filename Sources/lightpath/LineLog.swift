@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import Measurement
 import Synchronization
 
 /// Where log lines go: a descriptor, one write a line. A full disk or a broken pipe costs the lines, which are counted,
@@ -62,7 +63,8 @@ final class LogSink: Sendable {
   }
 }
 
-/// swift-log's handler: `TIME level message key=value …`, or one JSON object a line.
+/// swift-log's handler: `TIME level message key=value …`, or one JSON object a line. Some of what is logged is a peer's
+/// word: whatever it says, a record is one line and moves no cursor.
 struct LineLog: LogHandler {
   let sink: LogSink
   var metadata: Logger.Metadata = [:]
@@ -93,7 +95,7 @@ struct LineLog: LogHandler {
     } else {
       let rest = all.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
       let name = level.rawValue.padding(toLength: 7, withPad: " ", startingAt: 0)
-      sink.write("\(time) \(name) \(message)\(rest)")
+      sink.write("\(time) \(name) " + Text.tame("\(message)\(rest)"))
     }
   }
 

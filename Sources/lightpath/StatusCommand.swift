@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import Measurement
 
 struct Status: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -84,7 +85,9 @@ struct Status: ParsableCommand {
       lines.append("")
       lines += table(
         [["node", "", "software", "rtt ms"]]
-          + status.nodes.map { [$0.name, $0.ready ? "ready" : "not connected", $0.user_agent, ms($0.round_trip_ms)] },
+          + status.nodes.map {
+            [$0.name, $0.ready ? "ready" : "not connected", Text.tame($0.user_agent), ms($0.round_trip_ms)]
+          },
         leftColumns: 3)
     }
     if !status.blocks.isEmpty {

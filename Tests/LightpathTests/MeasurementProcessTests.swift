@@ -73,6 +73,34 @@ import Testing
     #expect(status.status == 0 && status.out.contains(" ± "), "\(status.out)")
   }
 
+  /// A public peer that calls itself what would forge a line of the log and clear the operator's terminal.
+  @Test func whatAPeerCallsItselfIsShownTame() throws {
+    let peer = TestPublicPeer(userAgent: "/a\u{1B}[2J\n2026-01-01T00:00:00Z critical forged\u{202E}/")
+    peer.start()
+    defer { peer.stop() }
+    let overlay = try TestOverlay(["alice", "bob"])
+    let site = "[[relay.watch]]\nname = \"far\"\np2p = \"127.0.0.1:\(peer.port)\"\n"
+    try overlay.writeTopology(links: overlay.pairs, site: ["alice": site])
+    let alice = try overlay.start("alice")
+    #expect(eventually { alice.log.contains("agent=/a") }, "\(alice.log)")
+    let record = alice.log.split(separator: "\n").first { $0.contains("agent=/a") } ?? ""
+    #expect(record.contains("/a\u{FFFD}[2J\u{FFFD}2026") && record.contains("critical forged\u{FFFD}/"), "\(record)")
+    let status = try Program.run(["status", "--control", overlay.path("alice.sock")])
+    #expect(status.out.contains("/a\u{FFFD}[2J\u{FFFD}2026"), "\(status.out)")
+    #expect(!(status.out + alice.log).unicodeScalars.contains { $0 == "\u{1B}" || $0 == "\u{202E}" })
+    // As JSON it is told as it is, by JSON's own means.
+    let nodes = alice.status?["nodes"] as? [[String: Any]] ?? []
+    #expect((nodes.first?["user_agent"] as? String)?.contains("\u{1B}[2J\n") == true)
+    // A status without the kernel's word about the clock still says where measurements are.
+    let fake = try FakeControl(overlay.path("fake.sock"), alice.status ?? [:]) {
+      $0["clock_synchronised"] = nil
+      $0["store"] = "/somewhere/alice.sqlite"
+    }
+    defer { fake.stop() }
+    let text = try Program.run(["status", "--control", overlay.path("fake.sock")]).out
+    #expect(text.contains("clock unknown") && text.contains("measurements /somewhere/alice.sqlite"), "\(text)")
+  }
+
   /// Three relays in a chain, one line with jitter: the ends see each other by way of the middle, and the line shows.
   @Test func aChainIsSeenWhole() throws {
     let overlay = try TestOverlay()

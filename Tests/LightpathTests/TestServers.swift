@@ -99,6 +99,9 @@ final class TestPool: TestServer, @unchecked Sendable {
 final class TestPublicPeer: TestServer, @unchecked Sendable {
   private var input = MessageStream(network: .regtest)
   let isReady = Atomic<Bool>(false)
+  private let userAgent: String
+
+  init(userAgent: String = "/Satoshi:29.0.0/") { self.userAgent = userAgent }
 
   override func connected() { input = MessageStream(network: .regtest) }
 
@@ -109,8 +112,7 @@ final class TestPublicPeer: TestServer, @unchecked Sendable {
       switch message {
       case .version:
         say(
-          .version(
-            Version(services: [.witness], time: 0, nonce: 99, userAgent: "/Satoshi:29.0.0/", startHeight: 0)))
+          .version(Version(services: [.witness], time: 0, nonce: 99, userAgent: userAgent, startHeight: 0)))
         say(.verack)
       case .verack: isReady.store(true, ordering: .releasing)
       case .ping(let nonce): if let nonce { say(.pong(nonce)) }
@@ -122,4 +124,41 @@ final class TestPublicPeer: TestServer, @unchecked Sendable {
 
   private func say(_ message: Message) { write(message.framed(on: .regtest)) }
   func announce(_ hash: String) { say(.inv([InventoryItem(.block, Hash256(hash)!)])) }
+}
+
+/// Answers one request on a control socket with a status.
+final class FakeControl: Sendable {
+  private let listening: Int32
+  private let path: String
+
+  init(_ path: String, _ status: [String: Any], change: (inout [String: Any]) -> Void) throws {
+    var status = status
+    change(&status)
+    let answer = Array(try JSONSerialization.data(withJSONObject: ["ok": true, "status": status])) + [0x0A]
+    self.path = path
+    let listening = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    self.listening = listening
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(path.utf8)) }
+    _ = withUnsafePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(listening, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0 && listen(listening, 4) == 0
+      }
+    }
+    Thread.detachNewThread {
+      let connection = accept(listening, nil, nil)
+      if connection < 0 { return }
+      var buffer = [UInt8](repeating: 0, count: 4_096)
+      _ = recv(connection, &buffer, buffer.count, 0)
+      _ = send(connection, answer, answer.count, Int32(MSG_NOSIGNAL))
+      close(connection)
+    }
+  }
+
+  func stop() {
+    shutdown(listening, Int32(SHUT_RDWR))
+    close(listening)
+    unlink(path)
+  }
 }
