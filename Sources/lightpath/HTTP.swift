@@ -1,4 +1,5 @@
 import Foundation
+import Ground
 
 /// The little of HTTP/1.1 that metrics, health and `POST /block` need: one request a connection, no chunks. A library
 /// would cost more to build than the rest of the daemon and bring an executor of its own (FlyingFox: 47 CPU seconds).
@@ -41,7 +42,7 @@ struct HTTPRequest {
       }
     }
     guard let host, isLoopback(host) else {
-      return .failure(HTTPAnswer(403, "Host must be localhost or 127.0.0.1\n"))
+      return .failure(HTTPAnswer(403, "Host must be localhost or an address in 127.0.0.0/8\n"))
     }
     return .success(request)
   }
@@ -51,7 +52,10 @@ struct HTTPRequest {
     if let colon = name.lastIndex(of: ":"), name[name.index(after: colon)...].allSatisfy(\.isNumber) {
       name = name[..<colon]
     }
-    return ["localhost", "127.0.0.1"].contains(name.lowercased())
+    if name.lowercased() == "localhost" { return true }
+    // Whatever `--http` can be: an address and nothing that begins like one.
+    guard let address = PeerAddress("\(name):0"), address.isIPv4 else { return false }
+    return address.low >> 24 & 0xFF == 127
   }
 }
 

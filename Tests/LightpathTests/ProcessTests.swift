@@ -191,6 +191,12 @@ import Testing
     let metrics = ask("GET /metrics HTTP/1.1\r\nHost: localhost:\(port)\r\n\r\n")
     #expect(metrics.hasPrefix("HTTP/1.1 200") && metrics.contains("lightpath_peer_up{peer=\"bob\"} 0"))
     #expect(ask("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n").hasPrefix("HTTP/1.1 403"))
+    for host in ["127.0.0.2:\(port)", "127.0.0.1", "LOCALHOST"] {
+      #expect(ask("GET /metrics HTTP/1.1\r\nHost: \(host)\r\n\r\n").hasPrefix("HTTP/1.1 200"), "\(host)")
+    }
+    for host in ["127.0.0.1.evil.example", "127.1:\(port)", "126.0.0.1", "[::1]", "127.0.0.1:1:2", ""] {
+      #expect(ask("GET /metrics HTTP/1.1\r\nHost: \(host)\r\n\r\n").hasPrefix("HTTP/1.1 403"), "\(host)")
+    }
     let page = "POST /block HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://evil.example\r\nContent-Length: 3\r\n\r\nabc"
     #expect(ask(page).hasPrefix("HTTP/1.1 403"))
     let nonsense = "POST /block HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc"
