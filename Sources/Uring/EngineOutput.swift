@@ -155,11 +155,13 @@ struct EngineOutput: ~Copyable {
   /// The next link whose core is to be told of room.
   mutating func nextRoomy() -> LinkID? {
     if !hasRoomy { return nil }
-    for word in 0..<words where roomy[word] != 0 {
-      let bit = roomy[word].trailingZeroBitCount
-      roomy[word] &= roomy[word] &- 1
-      let index = word << 6 | bit
-      if links[index].isAssigned { return LinkID(UInt16(index)) }
+    for word in 0..<words {
+      while roomy[word] != 0 {
+        let bit = roomy[word].trailingZeroBitCount
+        roomy[word] &= roomy[word] &- 1
+        let index = word << 6 | bit
+        if links[index].isAssigned { return LinkID(UInt16(index)) }
+      }
     }
     hasRoomy = false
     return nil

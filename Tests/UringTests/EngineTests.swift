@@ -377,6 +377,41 @@ struct ScriptedCore: DatagramCore {
     #expect(log.seen.withLock { $0.count } == 3)
   }
 
+  /// A link that is removed while others are owed a word about room takes nobody's word along.
+  @Test func roomIsToldThoughALinkBetweenIsRemoved() throws {
+    final class RoomLog: Sendable { let value = Atomic<UInt64>(0) }
+    struct Core: DatagramCore {
+      let told: RoomLog
+      let to: PeerAddress
+
+      mutating func start(now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+        for index in 0..<3 as Range<UInt16> {
+          sink.assign(LinkID(index), to: to, rate: .unlimited)
+          sink.send(on: LinkID(index), urgency: .block, flow: .none, capacity: 100) { _ in 100 }
+        }
+      }
+      mutating func receive(
+        _ datagram: inout MutableRawSpan, from source: PeerAddress, arrival: Instant, now: Instant,
+        into sink: inout some DatagramSink & ~Copyable
+      ) {}
+      mutating func batchEnded(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+      mutating func deadlinePassed(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+      mutating func roomAvailable(on link: LinkID, now: Instant, into sink: inout some DatagramSink & ~Copyable) {
+        if link.index == 0 { sink.remove(LinkID(1)) }
+        told.value.bitwiseOr(1 << UInt64(link.index), ordering: .releasing)
+      }
+      mutating func woken(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+      mutating func stop(now: Instant, into sink: inout some DatagramSink & ~Copyable) {}
+      var nextDeadline: Instant { .never }
+    }
+    let (receiver, _, to) = try listener()
+    let told = RoomLog()
+    let sender = try EngineThread.start(configuration(local)) { _ in Core(told: told, to: to) }
+    #expect(eventually { told.value.load(ordering: .acquiring) == 0b101 })
+    sender.stop()
+    receiver.stop()
+  }
+
   /// Several sockets: each link leaves from the one that reaches its address, and answers come back to it.
   @Test func severalListenAddresses() throws {
     let (receiver, log, to) = try listener()
