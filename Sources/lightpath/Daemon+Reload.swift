@@ -28,7 +28,7 @@ extension Daemon {
       return (false, "\(error)")
     }
     guard new.topology.network == old.topology.network else {
-      return (false, "the network can't change while the relay runs: restart it")
+      return refused("the network can't change while the relay runs: restart it")
     }
     var secret: OverlaySecret?
     if let overlayKeyPath {
@@ -39,10 +39,10 @@ extension Daemon {
     }
     let before = links.withLock { $0 }
     let wanted = new.links(keeping: before)
-    guard case .done = mailbox.ask(.links(wanted)) else { return (false, "the relay doesn't answer") }
+    guard case .done = mailbox.ask(.links(wanted)) else { return refused("the relay doesn't answer") }
     var text = Daemon.changes(from: before, to: wanted)
     if let secret, overlay.withLock({ !Daemon.isSame($0, secret) }) {
-      guard case .done = mailbox.ask(.overlay(secret)) else { return (false, "the relay doesn't answer") }
+      guard case .done = mailbox.ask(.overlay(secret)) else { return refused("the relay doesn't answer") }
       overlay.withLock { $0 = secret }
       text += "; overlay epochs \(secret.epochs.map(String.init).joined(separator: ", "))"
     }
@@ -54,6 +54,12 @@ extension Daemon {
     }
     logger.notice("topology reloaded: \(text)")
     return (true, text)
+  }
+
+  /// SIGHUP has nobody but the log to tell.
+  private func refused(_ text: String) -> (Bool, String) {
+    logger.error("reload: \(text)")
+    return (false, text)
   }
 
   private static func changes(from before: SiteLinks, to wanted: SiteLinks) -> String {

@@ -52,6 +52,14 @@ import Testing
     let refusal = try Program.run(["reload", "--control", overlay.path("alice.sock")])
     #expect(refusal.status == 1 && refusal.error.contains(":2:"), "\(refusal)")
     #expect(relays[0].peersUp == 1)
+    // Nor can the network change; after a signal only the log can say so.
+    try overlay.writeTopology(links: overlay.pairs)
+    let text = try String(contentsOfFile: overlay.topology, encoding: .utf8)
+    try text.replacingOccurrences(of: "regtest", with: "signet").write(
+      toFile: overlay.topology, atomically: true, encoding: .utf8)
+    relays[0].signal(SIGHUP)
+    #expect(eventually { relays[0].log.contains("the network can't change while the relay runs") })
+    #expect(relays[0].peersUp == 1)
     try overlay.writeTopology(links: overlay.pairs)
     for name in overlay.names {
       #expect(try Program.run(["reload", "--control", overlay.path("\(name).sock")]).status == 0)
