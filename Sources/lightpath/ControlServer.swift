@@ -24,6 +24,8 @@ final class ControlServer: Sendable {
   static let subscribersMax = 16
   static let lineMax = 4_096
   static let blockMax = 4_000_000
+  /// For a whole request, and for taking the answer.
+  static let patience = Interval.seconds(5)
 
   let path: String
   let httpAddress: PeerAddress?
@@ -179,9 +181,11 @@ final class ControlServer: Sendable {
 
   // MARK: JSON lines
 
-  private func serveLines(_ socket: LocalSocket) {
+  private func serveLines(_ connection: LocalSocket) {
+    var socket = connection
     var rest: [UInt8] = []
     while !stopping.load(ordering: .acquiring) {
+      socket.deadline = SystemClock.now() + ControlServer.patience
       guard let line = try? socket.read(until: [0x0A], limit: ControlServer.lineMax, rest: &rest) else { return }
       guard let request = try? JSONDecoder().decode(ControlRequest.self, from: Data(line)) else {
         try? socket.write(json(ControlReply(ok: false, error: "not a request: one JSON object a line")) + "\n")
@@ -198,7 +202,9 @@ final class ControlServer: Sendable {
         else { return }
         body = bytes
       }
-      guard (try? socket.write(json(answer(request, body)) + "\n")) != nil else { return }
+      let text = json(answer(request, body)) + "\n"
+      socket.deadline = SystemClock.now() + ControlServer.patience
+      guard (try? socket.write(text)) != nil else { return }
     }
   }
 
@@ -292,7 +298,9 @@ final class ControlServer: Sendable {
 
   // MARK: HTTP
 
-  private func serveHTTP(_ socket: LocalSocket) {
+  private func serveHTTP(_ connection: LocalSocket) {
+    var socket = connection
+    socket.deadline = SystemClock.now() + ControlServer.patience
     var rest: [UInt8] = []
     guard let head = try? socket.read(until: [13, 10, 13, 10], limit: 8_192, rest: &rest) else { return }
     let answer: HTTPAnswer
@@ -307,6 +315,7 @@ final class ControlServer: Sendable {
         answer = self.answer(request, [])
       }
     }
+    socket.deadline = SystemClock.now() + ControlServer.patience
     try? socket.write(answer.text)
   }
 

@@ -1,8 +1,13 @@
 import Foundation
+import Ground
 
 /// Blocking sockets with time limits, for the control side: never on the packet path.
 struct LocalSocket {
   let descriptor: Int32
+  /// When whatever is being read or written is given up: bytes that come one by one in time for `limit` don't count.
+  var deadline = Instant.never
+
+  init(descriptor: Int32) { self.descriptor = descriptor }
 
   enum Failure: Error, CustomStringConvertible {
     case system(String, Int32)
@@ -54,6 +59,7 @@ struct LocalSocket {
   func write(_ bytes: [UInt8]) throws {
     var done = 0
     while done < bytes.count {
+      try wait(for: Int16(POLLOUT))
       let n = bytes.withUnsafeBytes {
         send(descriptor, $0.baseAddress! + done, bytes.count - done, Int32(MSG_NOSIGNAL))
       }
@@ -89,12 +95,23 @@ struct LocalSocket {
   }
 
   private func more(_ rest: inout [UInt8]) throws {
+    try wait(for: Int16(POLLIN))
     var buffer = [UInt8](repeating: 0, count: 65_536)
     let n = recv(descriptor, &buffer, buffer.count, 0)
     if n < 0 && errno == EINTR { return }
     if n < 0 { throw Failure.system("recv", errno) }
     if n == 0 { throw Failure.ended }
     rest.append(contentsOf: buffer[..<n])
+  }
+
+  /// Until the descriptor is ready; throws when the deadline comes first, or has come.
+  private func wait(for events: Int16) throws {
+    if deadline == .never { return }
+    let rest = deadline - SystemClock.now()
+    var polled = pollfd(fd: descriptor, events: events, revents: 0)
+    if rest <= .zero || poll(&polled, 1, Int32(clamping: rest.nanoseconds / 1_000_000 + 1)) == 0 {
+      throw Failure.system("not in time", ETIMEDOUT)
+    }
   }
 
   func end() { close(descriptor) }

@@ -187,6 +187,31 @@ import Testing
     #expect(result.error.contains("was already used at"), "\(result.error)")
   }
 
+  /// A request that comes byte by byte holds one of the few connections for a while, not for ever.
+  @Test func aRequestThatDripsIsGivenUp() throws {
+    let overlay = try TestOverlay(["alice", "bob"])
+    let alice = try overlay.start("alice")
+    #expect(eventually { alice.status != nil })
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    defer { close(descriptor) }
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(overlay.path("alice.sock").utf8)) }
+    let connected = withUnsafePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+      }
+    }
+    #expect(connected == 0)
+    var byte = UInt8(ascii: " ")
+    #expect(
+      eventually(seconds: 60) {
+        usleep(200_000)
+        return send(descriptor, &byte, 1, Int32(MSG_NOSIGNAL)) < 0
+      })
+    #expect(alice.status != nil)
+  }
+
   @Test func httpOnLoopbackRefusesWebPages() throws {
     let overlay = try TestOverlay(["alice", "bob"])
     let port = TestOverlay.freePorts(1)[0]
