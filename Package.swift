@@ -113,7 +113,8 @@ let package = Package(
         "MemorySink", "BridgeSite", "RegtestNode", "Topology", "Uring",
       ]),
     .testTarget(
-      name: "LightpathTests", dependencies: ["lightpath", "Session", "Bitcoin", "RegtestNode", "Ground", "RealBlocks"],
+      name: "LightpathTests",
+      dependencies: ["lightpath", "Session", "Bitcoin", "RegtestNode", "Uring", "Ground", "RealBlocks"],
       swiftSettings: swift),
     .target(name: "UringSupport", path: "Tests/UringSupport"),
     tests("Uring", ["Ground", "CRing", "UringSupport"]),

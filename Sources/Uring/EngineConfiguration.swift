@@ -35,9 +35,11 @@ public struct EngineConfiguration: Sendable {
   /// get theirs.
   public var repliesPerSecond = 2_000
   public var replyBurst = 128
+  /// Takes a whole block at line rate; what the sysctl settings must allow.
+  public static let socketBytes = 8 << 20
   /// Asked of the kernel per socket; what it grants is reported.
-  public var receiveSocketBytes = 4 << 20
-  public var sendSocketBytes = 4 << 20
+  public var receiveSocketBytes = EngineConfiguration.socketBytes
+  public var sendSocketBytes = EngineConfiguration.socketBytes
   /// Coalesced receives in flight: a power of two. Each holds up to 64 KiB of datagrams.
   public var receiveBuffers = 64
   public var ringEntries = 256

@@ -1,5 +1,6 @@
 import Foundation
 import Measurement
+import Uring
 
 /// What of the machine costs speed or safety, and the command that mends it.
 enum SelfCheck {
@@ -11,7 +12,7 @@ enum SelfCheck {
   static func run() -> [Finding] {
     var findings: [Finding] = []
     for name in ["rmem_max", "wmem_max"] {
-      let wanted = 8_388_608
+      let wanted = EngineConfiguration.socketBytes
       if let value = integer("/proc/sys/net/core/\(name)"), value < wanted {
         findings.append(
           Finding(

@@ -1,5 +1,6 @@
 import Foundation
 import Testing
+import Uring
 
 /// `topology/ops` put in place for real, below a folder.
 @Suite struct OpsTests {
@@ -46,6 +47,11 @@ import Testing
     #expect(try JSONSerialization.jsonObject(with: dashboard) is [String: Any])
     let unit = try String(contentsOfFile: "\(root)/etc/systemd/system/lightpath@.service", encoding: .utf8)
     #expect(unit.contains("ExecStart=/opt/lightpath/bin/lightpath ") && !unit.contains("/usr/local"))
+    // What the engine asks for, the settings allow.
+    let settings = try String(contentsOfFile: "\(root)/etc/sysctl.d/60-lightpath.conf", encoding: .utf8)
+    let engine = EngineConfiguration(listen: [])
+    #expect(settings.contains("net.core.rmem_max = \(engine.receiveSocketBytes)\n"))
+    #expect(settings.contains("net.core.wmem_max = \(engine.sendSocketBytes)\n"))
     // What `--realtime` and `--cpu` call, and the kernel's word about the clock: the last filter gives back what the groups
     // before it took away.
     let lines = unit.split(separator: "\n")
