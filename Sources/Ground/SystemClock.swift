@@ -49,14 +49,18 @@ public struct WallClock: Sendable {
 
 /// Converts the kernel's receive times (CLOCK_REALTIME) to the monotonic clock, through steps of the former.
 ///
-/// The difference of the two clocks is read again before each batch of datagrams. A step between a datagram's stamp and
-/// the reading would put its arrival into the future or far into the past: then the difference before the step is
-/// tried, and if that isn't plausible either the arrival is `now`. An arrival is never after `now`, and never earlier
-/// than `maxAge` before it.
+/// The difference of the two clocks is read again before each batch of datagrams. A datagram that came after a step was
+/// seen is stamped by the new one; one that came before the reading before that, by the old one. Between these two
+/// readings it may be either: the later of what is plausible counts. If nothing is, the arrival is `now`. An arrival is
+/// never after `now`, and never earlier than `maxAge` before it.
 public struct RealtimeConversion: Sendable {
   /// Realtime less monotonic, ns, wrapping.
   private var offset: UInt64
   private var offsetBefore: UInt64
+  /// When the clocks were last read, when the last step was seen, and the reading before that.
+  private var readAt: Instant
+  private var stepSeen = Instant.zero
+  private var readBeforeStep = Instant.zero
   /// How long a datagram can have waited in a socket buffer.
   private let maxAge: Interval
 
@@ -68,24 +72,35 @@ public struct RealtimeConversion: Sendable {
   public init(now: Instant, realtime: UInt64, maxAge: Interval = .seconds(2)) {
     offset = realtime &- now.nanoseconds
     offsetBefore = offset
+    readAt = now
     self.maxAge = maxAge
   }
 
-  /// Both clocks read together, before a batch.
-  public mutating func refresh(now: Instant, realtime: UInt64) {
-    let read = realtime &- now.nanoseconds
+  /// Before a batch: the realtime clock, read between two readings of the monotonic one. When these lie too far apart, the
+  /// thread was interrupted between them, and the difference stays what it was.
+  public mutating func refresh(now: Instant, realtime: UInt64, after: Instant) {
+    let took = after - now
+    if took < .zero || took > .microseconds(10) { return }
+    let read = realtime &- (now.nanoseconds &+ UInt64(took.nanoseconds / 2))
     let change = Int64(bitPattern: read &- offset)
     if change.magnitude > 1_000_000 {
       steps += 1
       offsetBefore = offset
+      (readBeforeStep, stepSeen) = (readAt, after)
     }
     offset = read
+    readAt = now
   }
 
   /// - Parameter stamp: CLOCK_REALTIME in nanoseconds, by the kernel.
   public mutating func arrival(stamp: UInt64, now: Instant) -> Instant {
-    if let arrival = plausible(stamp &- offset, now) { return arrival }
-    if let arrival = plausible(stamp &- offsetBefore, now) { return arrival }
+    let new = plausible(stamp &- offset, now)
+    if let new, new >= stepSeen { return new }
+    if let old = plausible(stamp &- offsetBefore, now), old <= stepSeen {
+      if let new, new >= readBeforeStep { return max(new, old) }
+      return old
+    }
+    if let new { return new }
     implausible += 1
     return now
   }

@@ -124,10 +124,11 @@ public struct UDPEngine: ~Copyable {
   /// Everything at hand: completions, deadlines, sending, room. Returns when sending wants to go on.
   private mutating func pass<Core: DatagramCore & ~Copyable>(_ core: inout Core) -> Instant {
     tick()
+    let realtime = SystemClock.realtime()
+    clock.refresh(now: now, realtime: realtime, after: SystemClock.now())
     let began = now
     lastFlush = now
     counters.add(.passes)
-    clock.refresh(now: now, realtime: SystemClock.realtime())
     var received = false
     var taken = heldOver > 0 ? heldOver : ring.take()
     heldOver = 0

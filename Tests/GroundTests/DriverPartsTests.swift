@@ -119,16 +119,32 @@ struct DriverPartsTests {
     now = now + .milliseconds(Int64(10))
     let before = realtime + 10_000_000 - 20_000
     let stepped = UInt64(Int64(realtime + 10_000_000) + step)
-    conversion.refresh(now: now, realtime: stepped)
+    conversion.refresh(now: now, realtime: stepped, after: now)
     #expect(conversion.steps == 1)
-    let arrival = conversion.arrival(stamp: before, now: now)
-    if step.magnitude > 2_000_000_000 || step < 0 {
-      #expect(arrival == now - .microseconds(20))
-    } else {
-      // A small step forwards can't be told from a datagram that waited: late by the step, within bounds.
-      #expect(arrival <= now && now - arrival <= .seconds(2))
-    }
+    #expect(conversion.arrival(stamp: before, now: now) == now - .microseconds(20))
     #expect(conversion.arrival(stamp: stepped - 7_000, now: now) == now - .microseconds(7))
+    // Also in a later batch: the one had to wait, the other came in between.
+    let later = now + .milliseconds(Int64(20))
+    conversion.refresh(now: later, realtime: stepped + 20_000_000, after: later)
+    #expect(conversion.steps == 1)
+    #expect(conversion.arrival(stamp: before, now: later) == now - .microseconds(20))
+    #expect(conversion.arrival(stamp: stepped + 5_000_000, now: later) == now + .milliseconds(Int64(5)))
+  }
+
+  /// A thread that is interrupted between the readings has seen no step, and what it reads is not believed.
+  @Test func aReadingThatTookTooLongCountsForNothing() {
+    let realtime: UInt64 = 1_700_000_000_000_000_000
+    let now = Instant(nanoseconds: 1_000_000_000_000)
+    var conversion = RealtimeConversion(now: now, realtime: realtime)
+    let after = now + .milliseconds(Int64(4))
+    conversion.refresh(now: now, realtime: realtime + 3_900_000, after: after)
+    #expect(conversion.steps == 0)
+    #expect(conversion.arrival(stamp: realtime + 3_950_000, now: after) == after - .microseconds(50))
+    // A short one is taken to have been in the middle.
+    conversion.refresh(now: after, realtime: realtime + 4_002_000, after: after + .microseconds(4))
+    #expect(conversion.arrival(stamp: realtime + 4_001_000, now: after + .microseconds(4)) == after + .microseconds(1))
+  }
+
   /// Told only when it was set by more than a second, once, with the offset that it is taken to have.
   @Test(arguments: [0, -631_152_000] as [Int64]) func theWallClockIsToldWhenItWasSet(_ offset: Int64) {
     let (start, second) = (Instant(nanoseconds: 5_000_000_000), UInt64(1_000_000_000))
