@@ -27,6 +27,8 @@ struct ByteArena: ~Copyable {
     /// Appended so far, dead or alive, headers and padding included.
     var used = 0
     var alive = 0
+    /// One large record's own, which may have the common size: no part of the counts of closed segments.
+    var isOwn = false
   }
 
   static let segmentsMax = 1 << 17
@@ -39,9 +41,9 @@ struct ByteArena: ~Copyable {
   private var spare: [UnsafeMutableRawPointer] = []
   /// The one that is appended to.
   private var open = -1
-  /// Over segments of the common size except the open one.
-  private var closedUsed = 0
-  private var closedAlive = 0
+  /// Over shared segments except the open one.
+  private(set) var closedUsed = 0
+  private(set) var closedAlive = 0
   /// Bytes asked from the system.
   private(set) var heldBytes = 0
 
@@ -71,7 +73,7 @@ struct ByteArena: ~Copyable {
   ) -> ArenaLocation {
     let size = ByteArena.footprint(length)
     if size > ByteArena.largeBytes {
-      let number = addSegment(size)
+      let number = addSegment(size, isOwn: true)
       return append(length, size, slot, to: number)
     }
     if !fits(size) {
@@ -87,7 +89,7 @@ struct ByteArena: ~Copyable {
     let number = location.segment
     let size = ByteArena.footprint(length)
     segments[number].alive -= size
-    if segments[number].capacity != ByteArena.segmentBytes {
+    if segments[number].isOwn {
       dropSegment(number)
     } else if number != open {
       closedAlive -= size
@@ -128,7 +130,7 @@ struct ByteArena: ~Copyable {
     open = addSegment(ByteArena.segmentBytes)
   }
 
-  private mutating func addSegment(_ bytes: Int) -> Int {
+  private mutating func addSegment(_ bytes: Int, isOwn: Bool = false) -> Int {
     let base: UnsafeMutableRawPointer
     if bytes == ByteArena.segmentBytes, let kept = spare.popLast() {
       base = kept
@@ -137,7 +139,7 @@ struct ByteArena: ~Copyable {
       base = fresh
       heldBytes += bytes
     }
-    let segment = Segment(base: base, capacity: bytes)
+    let segment = Segment(base: base, capacity: bytes, isOwn: isOwn)
     let number: Int
     if let free = freeNumbers.popLast() {
       number = free
@@ -170,7 +172,7 @@ struct ByteArena: ~Copyable {
   ) {
     var worst = -1
     for (number, segment) in segments.enumerated()
-    where number != open && segment.capacity == ByteArena.segmentBytes {
+    where number != open && segment.base != nil && !segment.isOwn {
       if worst < 0 || segment.alive < segments[worst].alive { worst = number }
     }
     if worst < 0 { return }

@@ -254,6 +254,8 @@ public struct TransactionStore: ~Copyable {
 
   /// Of the segments that transactions' bytes lie in.
   package var arenaBytes: Int { arena.heldBytes }
+  /// Of them, in full segments: used, and alive still.
+  package var arenaClosedBytes: (used: Int, alive: Int) { (arena.closedUsed, arena.closedAlive) }
 
   /// Bytes that the store has asked the system for and has touched or may touch: tables, arrays and arena.
   public var heldBytes: Int {

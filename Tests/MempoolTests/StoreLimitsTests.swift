@@ -56,6 +56,25 @@ import Testing
     #expect(idle < 4 << 20)
   }
 
+  /// A record with a segment of its own that is as large as the shared ones is counted as its own.
+  @Test(arguments: [262_128, 262_129, 262_136, 262_137]) func aTransactionAsLargeAsASegment(_ length: Int) throws {
+    var random = SeededRandom(seed: 5)
+    var store = TransactionStore(limits: StoreLimits(nodeCount: 10, sideCount: 10, orphanCount: 2), seed: 1)
+    let idle = store.arenaBytes
+    let outpoint = TestTransaction.Outpoint(txid: Hash256(w0: 1, w1: 0, w2: 0, w3: 0), output: 0)
+    let transaction = TestTransaction(
+      spending: [outpoint], outputs: 1, padding: length - 64, witness: 0, random: &random)
+    try #require(transaction.bytes.count == length)
+    for _ in 0..<1_000 {
+      let inserted = try store.insert(transaction.bytes.span.bytes, as: .node)
+      store.remove(try #require(inserted.handle).slot)
+    }
+    let (closed, held) = (store.arenaClosedBytes, store.arenaBytes - idle)
+    #expect(closed.used == 0 && closed.alive == 0)
+    // What is kept for the next one.
+    #expect(held <= 2 << 18)
+  }
+
   @Test func anUndescribedTransactionIsRefusedWithItsReason() throws {
     var store = TransactionStore(
       limits: StoreLimits(nodeCount: 10, nodeBytes: 400, nodeInputs: 2, orphanCount: 2), seed: 1)
