@@ -85,18 +85,38 @@ package struct AlignedBytes: ~Copyable {
 /// Large pieces of memory that were given back, kept to be used again: the kernel hands out fresh memory page by page and
 /// zeroes each page at its first touch, which for an object of a block's size takes as long as coding it. At most 64
 /// pieces and 64 MB; what exceeds that goes back to the system. Any thread.
-enum LargePieces {
-  static let bytesLeast = 64 << 10
-  static let bytesMost = 64 << 20
+package enum LargePieces {
+  package static let bytesLeast = 64 << 10
+  package static let bytesMost = 64 << 20
+  package static let countMost = 64
 
-  private struct Kept: @unchecked Sendable {
-    var pieces: [(memory: UnsafeMutableRawPointer, bytes: Int)] = []
-    var bytes = 0
+  /// A pointer on its way through the lock.
+  package struct Piece: @unchecked Sendable {
+    package let memory: UnsafeMutableRawPointer
+    package init(_ memory: UnsafeMutableRawPointer) { self.memory = memory }
+  }
 
-    /// A pointer on its way through the lock.
-    struct Piece: @unchecked Sendable {
-      let memory: UnsafeMutableRawPointer
-      init(_ memory: UnsafeMutableRawPointer) { self.memory = memory }
+  /// What is kept, whose owner locks it.
+  package struct Kept: Sendable {
+    private var pieces: [(piece: Piece, bytes: Int)] = []
+    package private(set) var bytes = 0
+    package var count: Int { pieces.count }
+
+    package init() {}
+
+    /// The piece of so many bytes that came last.
+    package mutating func take(_ wanted: Int) -> Piece? {
+      guard let index = pieces.lastIndex(where: { $0.bytes == wanted }) else { return nil }
+      bytes -= wanted
+      return pieces.remove(at: index).piece
+    }
+
+    /// False when it isn't kept, and is the caller's to free.
+    package mutating func give(_ piece: Piece, _ count: Int) -> Bool {
+      if count < bytesLeast || bytes + count > bytesMost || pieces.count == countMost { return false }
+      pieces.append((piece, count))
+      bytes += count
+      return true
     }
   }
   private static let kept = Mutex(Kept())
@@ -110,22 +130,13 @@ enum LargePieces {
 
   static func take(_ bytes: Int) -> UnsafeMutableRawPointer? {
     if bytes < bytesLeast { return nil }
-    return kept.withLock { kept -> Kept.Piece? in
-      guard let index = kept.pieces.lastIndex(where: { $0.bytes == bytes }) else { return nil }
-      kept.bytes -= bytes
-      return Kept.Piece(kept.pieces.remove(at: index).memory)
-    }?.memory
+    return kept.withLock { $0.take(bytes) }?.memory
   }
 
   /// False when it isn't kept, and is the caller's to free.
   static func give(_ memory: UnsafeMutableRawPointer, _ bytes: Int) -> Bool {
     if bytes < bytesLeast { return false }
-    let piece = Kept.Piece(memory)
-    return kept.withLock { kept in
-      if kept.bytes + bytes > bytesMost || kept.pieces.count == 64 { return false }
-      kept.pieces.append((piece.memory, bytes))
-      kept.bytes += bytes
-      return true
-    }
+    let piece = Piece(memory)
+    return kept.withLock { $0.give(piece, bytes) }
   }
 }

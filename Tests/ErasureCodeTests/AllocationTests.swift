@@ -96,8 +96,7 @@ import UringSupport
     #expect(errors == 9 * 20)
   }
 
-  /// Large pieces come back as they were given: no page is touched for the first time twice. Small ones aren't kept, and
-  /// what is kept is bounded.
+  /// Large pieces come back as they were given: no page is touched for the first time twice. No two have the same one.
   @Test func largePiecesAreKept() {
     let bytes = 3_000_001
     func base() -> UInt {
@@ -112,6 +111,30 @@ import UringSupport
     for _ in 0..<100 { held.append(AlignedBytesBox(bytes)) }
     for box in held { box.memory.base[0] = 7 }
     #expect(Set(held.map { UInt(bitPattern: $0.memory.base) }).count == 100)
+  }
+
+  /// No more is kept than 64 pieces and 64 MB, and nothing small.
+  @Test func whatIsKeptIsBounded() {
+    var kept = LargePieces.Kept()
+    // Nothing looks into the pieces: one address stands for all.
+    let piece = LargePieces.Piece(UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64))
+    defer { piece.memory.deallocate() }
+    func give(_ bytes: Int, times: Int) -> [Int] {
+      let count = (0..<times).count { _ in kept.give(piece, bytes) }
+      return [count, kept.count, kept.bytes >> 20]
+    }
+    func take(_ bytes: Int) -> Int {
+      var count = 0
+      while kept.take(bytes) != nil { count += 1 }
+      return count
+    }
+    #expect(give(LargePieces.bytesLeast - 1, times: 3) == [0, 0, 0])
+    #expect(give(3 << 20, times: 100) == [21, 21, 63])
+    #expect(give(2 << 20, times: 1) == [0, 21, 63])
+    #expect(give(1 << 20, times: 2) == [1, 22, 64])
+    #expect(take(3 << 20) == 21 && take(2 << 20) == 0 && take(1 << 20) == 1)
+    #expect(give(LargePieces.bytesLeast, times: 100) == [64, 64, 4])
+    #expect(give(1 << 20, times: 1) == [0, 64, 4])
   }
 
   private final class AlignedBytesBox {
