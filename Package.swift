@@ -120,6 +120,7 @@ let package = Package(
     tests("Uring", ["Ground", "CRing", "UringSupport"]),
 
     .target(name: "Harness", dependencies: ["Ground"], path: "Bench/Harness", swiftSettings: swift),
+    tests("Harness", []),
     bench("bitcoin", ["Bitcoin", "Ground", "RealBlocks", "CKernels"]),
     bench("erasure", ["ErasureCode", "Bitcoin", "Ground", "RealBlocks"]),
     bench("uring", ["Uring", "Ground", "CRing", "UringSupport"]),

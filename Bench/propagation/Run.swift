@@ -123,9 +123,10 @@ final class Run {
     return results
   }
 
-  /// One block through every system, each in its turn, another one first every time.
+  /// One block through every system, each in its turn, another one first every time and with every size.
   private func pass(_ what: String, _ take: (String, Passage) -> Void) throws {
-    let draft = try mint.draft(plan.sizes[round % plan.sizes.count], missing: plan.missing)
+    let turn = Turn(round: round, sizes: plan.sizes.count, systems: deployments.count)
+    let draft = try mint.draft(plan.sizes[turn.size], missing: plan.missing)
     say("\(plan.shape.kind.rawValue): \(what): \(draft.transactions) transactions, \(draft.block.count) bytes")
     try parallel(deployments.flatMap(\.nodes)) { try $0.feed(draft.known) }
     for deployment in deployments {
@@ -135,7 +136,7 @@ final class Run {
     usleep(1_000_000)
     let hex = Hex.encode(draft.block)
     for index in deployments.indices {
-      let deployment = deployments[(index + round) % deployments.count]
+      let deployment = deployments[(turn.first + index) % deployments.count]
       let passage = try pass(draft, hex, through: deployment)
       if plan.tellsEach {
         let stages = passage.stages.map { "\($0.name) " + String(format: "%.2f", $0.ms) }.joined(separator: ", ")
