@@ -75,14 +75,49 @@ extension Decoder {
     return .more
   }
 
-  /// Brings one syndrome up to date, or works on the batch it needs; the work done, or nil if all are up to date.
+  /// Brings one syndrome up to date, or works on the batch it needs; the work done, or nil if there is nothing to do now.
   mutating func syncOne() -> Int? {
-    var slot = 0
-    while slot < repairsHeld, applied[slot] == late.count { slot += 1 }
-    if slot == repairsHeld { return nil }
+    guard let slot = nextSlot() else { return nil }
     let x = Int(points[slot])
-    if applied[slot] < 0, !canMakeRow(x) { return spectrum.evaluate(x, large: repairsHeld + needed > 128) }
+    if applied[slot] < 0, !canMakeRow(x) {
+      rowGroup = x >> Spectrum.groupBits
+      return spectrum.evaluate(x, large: repairsHeld + needed > 128)
+    }
     return sync(slot, limit: Work.slice / 2)
+  }
+
+  /// So many chunks wait before a batch that made room for another is made again; near the end, no more than are to come.
+  private static let rowsWorthABatch = 16
+
+  /// The chunk whose syndrome is to be brought up to date next; nil when all are, or wait.
+  ///
+  /// Chunks may come from more runs of indexes at once than there are batches. So all rows that are held of a batch are
+  /// made before another's, and a batch that had to make room is not made again for a single row: each costs nearly the
+  /// same as all 256.
+  private mutating func nextSlot() -> Int? {
+    let whole = Int32(late.count)
+    var slot = 0
+    while slot < repairsHeld, applied[slot] == whole { slot += 1 }
+    if slot == repairsHeld { return nil }
+    let least = max(1, min(Decoder.rowsWorthABatch, needed))
+    waiting.zero(0..<waiting.count)
+    var first: Int?
+    while slot < repairsHeld {
+      defer { slot += 1 }
+      if applied[slot] == whole { continue }
+      // Nothing but late ranges is wanting, or no batch is needed.
+      if applied[slot] >= 0 || shape.isDirect || spectrum.state == .empty { return first ?? slot }
+      let x = Int(points[slot])
+      let group = x >> Spectrum.groupBits
+      if group == rowGroup, spectrum.holds(x) { return slot }
+      if first != nil { continue }
+      if spectrum.wasDropped(x) {
+        waiting.base[group] += 1
+        if waiting.base[group] < least { continue }
+      }
+      first = slot
+    }
+    return first
   }
 
   /// Makes the syndrome, the known data's row at the chunk's point xored onto the chunk, and adds late ranges until
@@ -122,11 +157,14 @@ extension Decoder {
     guard !shape.isDirect, spectrum.state == .ready, repairsHeld > 0, needed > 0 else { return nil }
     let last = Int(points[repairsHeld - 1])
     let near = last + 1
-    if near < 65_536, !spectrum.isReady(near) { return spectrum.evaluate(near) }
+    if near < 65_536, canPrefetch(near) { return spectrum.evaluate(near) }
     let far = last + min(8, needed)
-    if far < 65_536, !spectrum.isReady(far) { return spectrum.evaluate(far) }
+    if far < 65_536, canPrefetch(far) { return spectrum.evaluate(far) }
     return nil
   }
+
+  /// Not what had to make room: it would push out what others need.
+  private func canPrefetch(_ x: Int) -> Bool { !spectrum.isReady(x) && !spectrum.wasDropped(x) }
 
   /// Makes the solver's plan or scales one syndrome by it: the part of the solution that needs no more chunks. Only for
   /// few unknowns, and when what is known seems to stay, since each change of it begins this anew.
@@ -155,19 +193,35 @@ extension Decoder {
       while spectrum.state == .building { workDone += spectrum.step(data.base) }
     }
     let count = coverage.mostUnknown()
-    for slot in 0..<count where applied[slot] != Int32(late.count) {
-      let x = Int(points[slot])
-      if applied[slot] < 0 {
-        while !canMakeRow(x) { workDone += spectrum.evaluate(x, large: count > 128) }
-      }
-      workDone += sync(slot)
-    }
+    syncAll(count)
     let work = solver.solve(
       shape, kernel, coverage, count: count, points: points, syndromes: syndromes.base, data: data.base)
     workDone += work
     workSolved += work
     solved = true
     wiped = 0
+  }
+
+  /// Brings the first `count` syndromes up to date: those whose rows are there, then the others batch by batch. In order
+  /// of arrival, chunks of more runs of indexes than there are batches would take a batch each.
+  private mutating func syncAll(_ count: Int) {
+    var isLeft = false
+    for slot in 0..<count where applied[slot] != Int32(late.count) {
+      if applied[slot] >= 0 || canMakeRow(Int(points[slot])) {
+        workDone += sync(slot)
+      } else {
+        isLeft = true
+      }
+    }
+    if !isLeft { return }
+    solver.groupByCoset(bits: Spectrum.groupBits, count, points)
+    for at in 0..<count {
+      let slot = Int(solver.cosetRows[at])
+      if applied[slot] == Int32(late.count) { continue }
+      let x = Int(points[slot])
+      while !canMakeRow(x) { workDone += spectrum.evaluate(x, large: count > 128) }
+      workDone += sync(slot)
+    }
   }
 
   /// Makes transform and list cover the solved bytes too, for the encoder that takes them over.

@@ -41,6 +41,10 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
   var anySyndrome = false
   var sourceBits = AlignedBytes(ObjectShape.maxSourceChunks / 8)
   var solver = Solver()
+  /// The aligned group of 256 points whose batch rows are made from.
+  var rowGroup = -1
+  /// Of each such group, chunks that wait for a row; counted anew for each choice.
+  let waiting = AlignedBytes(65_536 >> Spectrum.groupBits)
   /// Repair chunks added since the known bytes changed.
   var repairsSinceChange = 0
   /// Work done on this object, in the units of `Work`: what its calls cost, for who accounts for it. Telling known
@@ -90,6 +94,7 @@ public struct Decoder: ~Copyable, @unchecked Sendable {
     repairsHeld = 0
     repairsSinceChange = 0
     anySyndrome = false
+    rowGroup = -1
     solver.forget()
   }
 

@@ -36,6 +36,8 @@ package struct Spectrum: ~Copyable {
   private var batchRows = AlignedBytes()
   private var multipliers = AlignedBytes()
   private var batches = [Batch](repeating: Batch(), count: Spectrum.slots)
+  /// Aligned groups of 256 points whose last batch of this transform made room for another.
+  private var dropped = [Bool](repeating: false, count: 65_536 >> Spectrum.groupBits)
   private var clock: UInt64 = 0
 
   init(_ shape: ObjectShape, kernel: Kernel) {
@@ -62,6 +64,7 @@ package struct Spectrum: ~Copyable {
 
   mutating func forgetBatches() {
     for slot in 0..<Self.slots { batches[slot] = Batch() }
+    for group in dropped.indices { dropped[group] = false }
   }
 
   private var largestBits: Int { min(Self.groupBits, shape.bits) }
@@ -112,6 +115,12 @@ package struct Spectrum: ~Copyable {
     return batches[slot].strips == shape.strips
   }
 
+  /// Is a batch that holds point `x` there, finished or not?
+  func holds(_ x: Int) -> Bool { find(x) != nil }
+
+  /// Did the last batch around point `x` make room for another?
+  func wasDropped(_ x: Int) -> Bool { dropped[x >> Self.groupBits] }
+
   /// Works on the batch that holds point `x`: one strip. Returns the work done.
   ///
   /// The first batch of a run of indexes is small, to be there soon; where the run goes on, batches are large, which
@@ -144,7 +153,13 @@ package struct Spectrum: ~Copyable {
   private mutating func open(_ x: Int, bits: Int) -> Int {
     var slot = 0
     for other in 1..<Self.slots where batches[other].used < batches[slot].used { slot = other }
+    let before = batches[slot].start
     batches[slot] = Batch(start: (x >> bits) << bits, bits: bits, strips: 0, used: clock)
+    if before >= 0 {
+      let group = before >> Self.groupBits
+      dropped[group] = !batches.contains { $0.start >= 0 && $0.start >> Self.groupBits == group }
+    }
+    dropped[x >> Self.groupBits] = false
     let by = multipliers.bound(to: UInt16.self) + slot * slotMultipliers
     let field = Field.shared
     let foldings = 1 << (largestBits - bits)
@@ -166,18 +181,20 @@ package struct Spectrum: ~Copyable {
 
   /// Copies the row at `x`, which must be ready.
   func copy(_ x: Int, to row: UnsafeMutablePointer<UInt8>) {
-    let (from, pitch) = rowAddress(x)
+    let (from, pitch) = rowAddress(x, in: find(x)!)
     for strip in 0..<shape.strips { (row + strip * 64).update(from: from + strip * pitch, count: 64) }
   }
 
-  /// Xors the row at `x`, which must be ready, onto `row`.
-  func add(_ x: Int, to row: UnsafeMutablePointer<UInt8>) {
-    let (from, pitch) = rowAddress(x)
+  /// Xors the row at `x`, which must be ready, onto `row`. Its batch is in use: others make room before it.
+  mutating func add(_ x: Int, to row: UnsafeMutablePointer<UInt8>) {
+    let slot = find(x)!
+    clock += 1
+    batches[slot].used = clock
+    let (from, pitch) = rowAddress(x, in: slot)
     for strip in 0..<shape.strips { kernel.ops.pointee.add(row + strip * 64, from + strip * pitch, 1) }
   }
 
-  private func rowAddress(_ x: Int) -> (UnsafeMutablePointer<UInt8>, pitch: Int) {
-    let slot = find(x)!
+  private func rowAddress(_ x: Int, in slot: Int) -> (UnsafeMutablePointer<UInt8>, pitch: Int) {
     let batch = batches[slot]
     return (batchRows.base + slot * slotBytes + (x - batch.start) * 64, 64 << batch.bits)
   }

@@ -346,8 +346,9 @@ import Testing
     }
   }
 
-  /// Source and repair chunks mixed and nothing known, as between two relays with much loss; several peers' ranges.
-  @Test(arguments: [1, 3, 8]) func coldFromSeveralPeers(_ peers: Int) throws {
+  /// Source and repair chunks mixed and nothing known, as between two relays with much loss; several peers' ranges, and
+  /// more of them than batches are kept.
+  @Test(arguments: [1, 3, 8, 20, 40]) func coldFromSeveralPeers(_ peers: Int) throws {
     var random = SeededRandom(seed: UInt64(peers))
     let object = random.bytes(500_000)
     var encoder = try Encoder(object, 1_152)
@@ -370,5 +371,32 @@ import Testing
     try decoder.finish()
     let isRight = decoder.array() == object
     #expect(isRight)
+    let work = decoder.workDone
+    #expect(work < 4_000_000)
+  }
+
+  /// Indexes that follow each other lie in 240 batches by turns: a batch for each chunk would be 283 million blocks in one
+  /// call.
+  @Test(arguments: [false, true]) func indexesFarApart(_ works: Bool) throws {
+    var random = SeededRandom(seed: 40)
+    let object = random.bytes(4_000_000)
+    var encoder = try Encoder(object, 1_152)
+    let shape = encoder.shape
+    var decoder = Decoder(shape)
+    let sources = 60
+    let indexes = (0..<shape.sourceCount - sources).map { ($0 * 256 + $0 / 240) % 61_440 }
+    // Made in order, so that the encoder is spared what the decoder is asked to bear.
+    var chunks: [Int: [UInt8]] = [:]
+    for index in indexes.sorted() { chunks[index] = try encoder.repair(index) }
+    for index in 0..<sources { try decoder.addSource(index, [UInt8](object[shape.range(ofChunk: index)])) }
+    for index in indexes {
+      try decoder.addRepair(index, chunks[index]!)
+      if works { while decoder.work() == .more {} }
+    }
+    try decoder.finish()
+    let isRight = decoder.array() == object
+    #expect(isRight)
+    let work = decoder.workDone
+    #expect(work < 45_000_000)
   }
 }
