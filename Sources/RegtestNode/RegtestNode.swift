@@ -3,7 +3,7 @@ import Foundation
 import Ground
 
 /// A real node on its own regtest chain, in a folder of its own, on loopback: for tests, benches and the demo. The
-/// binary is the caller's; nothing here downloads or builds one.
+/// binary is the caller's; nothing here downloads or builds one. It ends with this process at the latest (`Reaper`).
 public final class RegtestNode: @unchecked Sendable {
   /// Which node it is: the flags and the wire differ.
   public enum Kind: Sendable {
@@ -77,15 +77,17 @@ public final class RegtestNode: @unchecked Sendable {
     return ProcessInfo.processInfo.environment[name].flatMap { $0.isEmpty ? nil : $0 }
   }
 
-  /// Starts that one in a new folder, by default among the temporary ones, on ports that are free.
+  /// Starts that one in a new folder, by default among the temporary ones, on ports that are free. The folder, too, goes
+  /// with this process at the latest.
   public static func temporary(
     _ kind: Kind, _ extra: [String] = [], in folder: URL = FileManager.default.temporaryDirectory,
     endsWithThread: Bool = false
   ) throws -> RegtestNode {
     guard let binary = binary(kind) else { throw Failure.cannotStart("the environment names none") }
+    let own = folder.appending(path: "lightpath-node-\(UUID().uuidString)")
+    Reaper.add(own)
     return try RegtestNode(
-      binary: binary, kind: kind,
-      folder: folder.appending(path: "lightpath-node-\(UUID().uuidString)"),
+      binary: binary, kind: kind, folder: own,
       p2pPort: freePort(), rpcPort: freePort(), extraArguments: extra, endsWithThread: endsWithThread)
   }
 
@@ -126,6 +128,7 @@ public final class RegtestNode: @unchecked Sendable {
     process.standardError = handle
     do { try process.run() } catch { throw Failure.cannotStart("\(binary): \(error.localizedDescription)") }
     self.process = process
+    Reaper.add(process.processIdentifier)
     let deadline = Date(timeIntervalSinceNow: 60)
     while Date() < deadline {
       if !process.isRunning { throw Failure.cannotStart(tail(of: output) + tail(of: log)) }
@@ -147,9 +150,12 @@ public final class RegtestNode: @unchecked Sendable {
 
   /// SIGKILL, as a crash.
   public func kill() {
-    guard let process, process.isRunning else { return }
-    Foundation.kill(process.processIdentifier, SIGKILL)  // ends a paused one, too
-    process.waitUntilExit()
+    guard let process else { return }
+    if process.isRunning {
+      Foundation.kill(process.processIdentifier, SIGKILL)  // ends a paused one, too
+      process.waitUntilExit()
+    }
+    Reaper.remove(process.processIdentifier)
   }
 
   /// Stops its process where it is (SIGSTOP), until `resume`.
@@ -164,6 +170,7 @@ public final class RegtestNode: @unchecked Sendable {
   public func remove() {
     kill()
     try? FileManager.default.removeItem(at: folder)
+    Reaper.remove(folder)
   }
 
   /// nil before its first start.

@@ -14,7 +14,8 @@ struct Demo: ParsableCommand {
 
       On the link between the first and the last relay, packets are lost on purpose (--loss).
 
-      Exit status: 0 every block reached every relay, 1 some did not, 2 a block can't be read, 64 wrong usage.
+      Exit status: 0 every block reached every relay, 1 some did not, 2 a block can't be read, 64 wrong usage, \
+      128 + n a signal.
       """)
 
   @Option(
@@ -85,11 +86,15 @@ struct Demo: ParsableCommand {
   func run() throws {
     let stage = DemoStage(self)
     defer { stage.leave(keep: keep) }
-    // A person who presses ^C must not leave relays behind.
-    signal(SIGINT) { _ in
-      DemoStage.killAll()
-      _exit(130)
+    // Who presses ^C or ends this otherwise must not leave relays, nodes or keys behind: the reaper sees to that once this
+    // process is gone. Whoever started it may have such signals blocked.
+    var set = sigset_t()
+    sigemptyset(&set)
+    for number in [SIGINT, SIGTERM, SIGHUP] {
+      sigaddset(&set, number)
+      signal(number) { _exit(128 + $0) }
     }
+    pthread_sigmask(SIG_UNBLOCK, &set, nil)
     let outcome = try stage.play()
     if let report { try stage.report(to: report) }
     if json {

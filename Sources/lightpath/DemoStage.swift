@@ -5,16 +5,10 @@ import Ground
 import Measurement
 import RegtestNode
 import Session
-import Synchronization
 
 /// The demonstration's relays, from keys to farewell.
 final class DemoStage {
   static let names = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"]
-  /// Processes to end whatever happens.
-  private static let children = Mutex<[pid_t]>([])
-
-  static func killAll() { for pid in children.withLock({ $0 }) { kill(pid, SIGKILL) } }
-
   private let demo: Demo
   private let folder: URL
   private var processes: [Process] = []
@@ -32,7 +26,12 @@ final class DemoStage {
   func leave(keep: Bool) {
     endRelays()
     nodes?.remove()
-    if keep { tell("kept: \(folder.path)") } else { try? FileManager.default.removeItem(at: folder) }
+    if keep {
+      tell("kept: \(folder.path)")
+    } else {
+      try? FileManager.default.removeItem(at: folder)
+      Reaper.remove(folder)
+    }
   }
 
   private func endRelays() {
@@ -41,6 +40,7 @@ final class DemoStage {
     for process in processes {
       while process.isRunning && Date() < end { usleep(5_000) }
       if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+      Reaper.remove(process.processIdentifier)
     }
   }
 
@@ -73,6 +73,7 @@ final class DemoStage {
   }
 
   func play() throws -> Demo.Outcome {
+    if !demo.keep { Reaper.add(folder) }
     try FileManager.default.createDirectory(
       at: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
     let files = try blockFiles()
@@ -199,7 +200,7 @@ final class DemoStage {
       process.arguments = arguments
       process.standardError = FileHandle.standardError
       try process.run()
-      DemoStage.children.withLock { $0.append(process.processIdentifier) }
+      Reaper.add(process.processIdentifier)
       processes.append(process)
       sockets.append(control)
     }

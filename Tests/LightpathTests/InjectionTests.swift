@@ -42,16 +42,7 @@ import Testing
       guard let input else { return try Program.run(arguments) }
       let path = overlay.path("input")
       try Data(input).write(to: URL(filePath: path))
-      let process = Process()
-      process.executableURL = Program.url
-      process.arguments = arguments
-      process.standardInput = try FileHandle(forReadingFrom: URL(filePath: path))
-      let out = Pipe()
-      process.standardOutput = out
-      try process.run()
-      let text = String(decoding: out.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-      process.waitUntilExit()
-      return (process.terminationStatus, text, "")
+      return try Program.run(arguments, input: path)
     }
 
     func post(_ body: [UInt8], _ headers: String = "") -> String {

@@ -1,4 +1,5 @@
 import Foundation
+import RegtestNode
 import Synchronization
 import Testing
 
@@ -218,16 +219,21 @@ import Testing
     let out = Pipe()
     process.standardOutput = out
     try process.run()
+    Reaper.add(process.processIdentifier)
     let clear = "\u{1B}[H"
     var text = ""
     #expect(
       eventually {
-        text += String(decoding: out.fileHandleForReading.availableData, as: UTF8.self)
+        // What is there, if anything: reading would wait for more, without end.
+        let handle = out.fileHandleForReading
+        var readable = pollfd(fd: handle.fileDescriptor, events: Int16(POLLIN), revents: 0)
+        if poll(&readable, 1, 0) > 0 { text += String(decoding: handle.availableData, as: UTF8.self) }
         return text.components(separatedBy: clear).count > 2
       }, "twice a screen: \(text)")
     // A test's threads block SIGTERM, and children inherit that.
     kill(process.processIdentifier, SIGKILL)
     process.waitUntilExit()
+    Reaper.remove(process.processIdentifier)
     #expect(text.contains("overlay test on regtest") && text.contains("bob"))
   }
 

@@ -1,6 +1,7 @@
 import Foundation
 import Ground
 import RealBlocks
+import RegtestNode
 import Session
 
 /// The built program.
@@ -8,18 +9,31 @@ enum Program {
   static let url = URL(filePath: CommandLine.arguments[0]).resolvingSymlinksInPath().deletingLastPathComponent()
     .appending(path: "lightpath")
 
-  /// Runs a command to its end: exit status, standard output and standard error.
-  static func run(_ arguments: [String]) throws -> (status: Int32, out: String, error: String) {
+  /// Runs a command to its end: exit status, standard output and standard error. One that takes longer than `seconds` is
+  /// killed, and its status is -1.
+  static func run(
+    _ arguments: [String], of program: URL = url, input: String? = nil, seconds: Double = 60
+  ) throws -> (status: Int32, out: String, error: String) {
     let process = Process()
-    process.executableURL = url
+    process.executableURL = program
     process.arguments = arguments
-    let (out, error) = (Pipe(), Pipe())
-    (process.standardOutput, process.standardError) = (out, error)
+    // Files, which take as much as is written however slowly it is read.
+    let folder = FileManager.default.temporaryDirectory.appending(path: "lightpath-run-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let files = ["out", "error"].map { folder.appending(path: $0) }
+    for file in files { _ = FileManager.default.createFile(atPath: file.path, contents: nil) }
+    if let input { process.standardInput = try FileHandle(forReadingFrom: URL(filePath: input)) }
+    process.standardOutput = try FileHandle(forWritingTo: files[0])
+    process.standardError = try FileHandle(forWritingTo: files[1])
     try process.run()
-    let outText = String(decoding: out.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    let errorText = String(decoding: error.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    Reaper.add(process.processIdentifier)
+    let isDone = eventually(seconds: seconds) { !process.isRunning }
+    if !isDone { kill(process.processIdentifier, SIGKILL) }
     process.waitUntilExit()
-    return (process.terminationStatus, outText, errorText)
+    Reaper.remove(process.processIdentifier)
+    let texts = try files.map { String(decoding: try Data(contentsOf: $0), as: UTF8.self) }
+    return (isDone ? process.terminationStatus : -1, texts[0], texts[1])
   }
 }
 
@@ -34,6 +48,7 @@ final class TestOverlay {
   init(_ names: [String] = ["alice", "bob", "carol"]) throws {
     self.names = names
     folder = FileManager.default.temporaryDirectory.appending(path: "lightpath-test-\(UUID().uuidString.prefix(8))")
+    Reaper.add(folder)
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     ports = TestOverlay.freePorts(names.count)
     for name in names {
@@ -48,6 +63,7 @@ final class TestOverlay {
   deinit {
     for relay in relays { relay.kill() }
     try? FileManager.default.removeItem(at: folder)
+    Reaper.remove(folder)
   }
 
   func path(_ name: String) -> String { folder.appending(path: name).path }
@@ -142,12 +158,14 @@ final class RelayProcess {
     process.arguments = arguments
     process.standardError = try FileHandle(forWritingTo: logFile)
     try process.run()
+    Reaper.add(process.processIdentifier)
   }
 
   var log: String { (try? String(contentsOf: logFile, encoding: .utf8)) ?? "" }
   func kill() {
     if process.isRunning { Foundation.kill(process.processIdentifier, SIGKILL) }
     process.waitUntilExit()
+    Reaper.remove(process.processIdentifier)
   }
   func signal(_ number: Int32) { Foundation.kill(process.processIdentifier, number) }
 
