@@ -6,8 +6,8 @@ import Testing
 @Suite(.serialized) struct ProcessTests {
   @Test func killedWhileABlockIsInFlight() throws {
     let overlay = try TestOverlay()
-    // Slow links: the block is on its way for a while.
-    let relays = try overlay.startAll(["--impair", "all:0.02:60"])
+    // Slow links: the block is on its way for longer than this test may be held up.
+    let relays = try overlay.startAll(["--impair", "all:0.02:500"])
     let hash = try #require(relays[0].mine(0))
     #expect(!relays[2].blocks.contains(hash), "the block was there before the kill: nothing tested")
     relays[2].kill()

@@ -121,6 +121,7 @@ struct SecretFileTests {
   }
 
   @Test func publicKeysAreCheckedPoints() {
+    defer { try? FileManager.default.removeItem(atPath: folder) }
     let key = Identity().publicKey
     #expect(PublicKey(hex: key.description) == key)
     #expect(PublicKey(hex: "02" + String(repeating: "0", count: 64)) == nil)
