@@ -38,7 +38,9 @@ struct Report {
   }
 
   private func far(_ system: String) -> [Int] { system == "floor" ? [1] : plan.shape.far }
-  private func delay(_ site: Int, _ system: String) -> Double { system == "floor" ? 0 : plan.shape.pathDelay(to: site) }
+  private func delay(_ site: Int, _ system: String) -> Double {
+    plan.shape.pathDelay(to: system == "floor" ? plan.shape.far.last! : site)
+  }
 
   func write() {
     var floor: [Double] = []
@@ -50,6 +52,7 @@ struct Report {
         let tips = tips(passages, system)
         if system == "floor" {
           floor += tips
+          metric("floor_ms_\(suffix)", Harness.median(tips))
           continue
         }
         medians[system] = Harness.median(tips)

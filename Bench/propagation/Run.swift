@@ -30,7 +30,9 @@ final class Run {
     _ plan: Plan, systems: Set<String>, bitcoind: String, fibre: String?, lightpath: String, folder: URL
   ) throws {
     self.plan = plan
-    emulator = try Emulator(sites: plan.shape.sites)
+    // The floor has two sites of its own, as far apart as the shape's ends.
+    let hasFloor = systems.contains("floor")
+    emulator = try Emulator(sites: plan.shape.sites + (hasFloor ? 2 : 0))
     mint = try Mint(
       binary: bitcoind, folder: folder.appending(path: "mint"), coins: plan.sizes.max() ?? 1_000)
     emulator.start()
@@ -43,13 +45,17 @@ final class Run {
       try sites.enumerated().map { index, site in
         try SiteNode(
           binary, site: site, namespace: emulator.sites[site].namespace,
-          folder: folder.appending(path: "\(name)\(index)"), port: port + UInt16(name == "floor" ? 10 * index : 0),
-          extra: extra(site))
+          folder: folder.appending(path: "\(name)\(index)"), port: port, extra: extra(site))
       }
     }
     let all = Array(0..<shape.sites)
-    if systems.contains("floor") {
-      deployments.append(Floor(nodes: try nodes("floor", [0, 0], port: 20_000, bitcoind)))
+    if hasFloor {
+      let ends = [shape.sites, shape.sites + 1]
+      emulator.set(
+        ends[0], ends[1],
+        Path(delay: .milliseconds(shape.pathDelay(to: shape.far.last!)), bitsPerSecond: plan.megabits * 1e6))
+      try Floor.widen(emulator.sites[ends[0]].namespace)
+      deployments.append(Floor(nodes: try nodes("floor", ends, port: 20_000, bitcoind), shape: shape))
     }
     if systems.contains("p2p") {
       deployments.append(PlainP2P(nodes: try nodes("p2p", all, port: 20_100, bitcoind), shape: shape))

@@ -92,6 +92,14 @@ final class SiteNode {
     log.lines.first { $0.time >= time && $0.text.contains("sending cmpctblock") }?.time
   }
 
+  /// How often it asked for a block or for transactions of one.
+  func asked(since time: Double, before end: Double) -> Int {
+    log.lines.count { line in
+      time <= line.time && line.time <= end
+        && ["getdata", "getblocktxn", "getheaders"].contains { line.text.contains("sending \($0) (") }
+    }
+  }
+
   /// Hands transactions over as a peer does, and returns when the node has looked at all of them. A node that
   /// leaves its connection without an answer (seen once, cause unknown) is fed by another, and ignores what it has
   /// already.
