@@ -136,11 +136,16 @@ import Testing
     let text = try Program.run(["report", "--store", overlay.path("alice.sqlite"), "--block", hash]).out
     #expect(text.contains("carol (origin) (via bob)"), "\(text)")
     // 2 to 6 ms, drawn anew for each packet. Jitter takes a sixteenth of each ping's difference, 1.3 ms in the mean: it
-    // comes near only after several.
+    // comes near only after several. On a busy machine one block's packets may all come in one turn: then others show it.
+    var next = 1
     #expect(
-      eventually {
+      eventually(seconds: 30) {
         let peer = alice.peers.first
-        return peer?["reordered_from"] as? Double ?? 0 > 0.01 && peer?["jitter_from_ms"] as? Double ?? 0 > 0.3
+        if peer?["reordered_from"] as? Double ?? 0 > 0.01 && peer?["jitter_from_ms"] as? Double ?? 0 > 0.3 { return true }
+        usleep(500_000)
+        _ = carol.mine(next)
+        next += 1
+        return false
       }, "\(alice.peers)")
     // What alice counts bob hears by STATUS.
     #expect(eventually { bob.peers.first { $0["name"] as? String == "alice" }?["reordered_to"] as? Double ?? 0 > 0.01 })
@@ -148,8 +153,9 @@ import Testing
     for line in [
       "lightpath_link_reordered_ratio{peer=\"bob\",direction=\"from\"} 0.",
       "lightpath_link_jitter_seconds{peer=\"bob\",direction=\"from\"} 0.",
-      "lightpath_journeys_relayed_total{peer=\"bob\"} 1\n",
+      "lightpath_journeys_relayed_total{peer=\"bob\"} ",
     ] { #expect(metrics.contains(line), "\(line)") }
+    #expect(!metrics.contains("lightpath_journeys_relayed_total{peer=\"bob\"} 0\n"))
     let status = try Program.run(["status", "--control", overlay.path("alice.sock")]).out
     #expect(status.contains("reordered") && status.contains("jitter ms"), "\(status)")
   }
