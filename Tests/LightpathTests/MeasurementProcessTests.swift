@@ -141,7 +141,9 @@ import Testing
     #expect(
       eventually(seconds: 30) {
         let peer = alice.peers.first
-        if peer?["reordered_from"] as? Double ?? 0 > 0.01 && peer?["jitter_from_ms"] as? Double ?? 0 > 0.3 { return true }
+        if peer?["reordered_from"] as? Double ?? 0 > 0.01 && peer?["jitter_from_ms"] as? Double ?? 0 > 0.3 {
+          return true
+        }
         usleep(500_000)
         _ = carol.mine(next)
         next += 1
