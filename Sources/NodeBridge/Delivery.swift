@@ -317,7 +317,7 @@ extension NodePeer {
     }
     guard let frame, let frame else {
       // Beyond the block, or the block is gone: the node asks another peer or this one for the whole.
-      host.note(.misbehaved(node: index, "getblocktxn for \(request.block), which can't be answered"))
+      misbehaved("getblocktxn for \(request.block), which can't be answered", host: &host)
       return
     }
     write(frame, now: now, &sink)
@@ -335,7 +335,8 @@ extension NodePeer {
   }
 }
 
-/// Answers `getdata` from the complete blocks held and from the mirror; used for nodes and inbound peers alike.
+/// Answers `getdata` from the complete blocks held and from the mirror; used for nodes and inbound peers alike. Ends
+/// with the first answer that `write` has no room for.
 enum BlockServer {
   /// Blocks sent for one `getdata`, and transactions; the rest is `notfound`, as at a pruned node.
   static let blocksMax = 16
@@ -343,7 +344,7 @@ enum BlockServer {
 
   static func answer(
     _ items: [InventoryItem], on network: Network, version: CompactBlockVersion,
-    host: inout some BridgeHost & ~Copyable, write: ([UInt8]) -> Void
+    host: inout some BridgeHost & ~Copyable, write: ([UInt8]) -> Bool
   ) {
     var notFound: [InventoryItem] = []
     var (blocks, transactions) = (0, 0)
@@ -366,12 +367,12 @@ enum BlockServer {
       default: break
       }
       if let frame {
-        write(frame)
+        if !write(frame) { return }
       } else if notFound.count < 1_000 {
         notFound.append(item)
       }
     }
-    if !notFound.isEmpty { write(Message.notfound(notFound).framed(on: network)) }
+    if !notFound.isEmpty { _ = write(Message.notfound(notFound).framed(on: network)) }
   }
 
   /// A transaction that the site's own node has, in the form asked for (BIP144, BIP339).

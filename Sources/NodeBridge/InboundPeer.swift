@@ -21,6 +21,8 @@ struct InboundPeer {
   var lastHeard: Instant
   var theirs: Version?
   var isReady = false
+  /// It does not read what it asks for and is cut off: nothing more of it is looked at.
+  private var isCut = false
   var wantsHeaders = false
   var compactVersion: CompactBlockVersion?
   var highBandwidth = false
@@ -45,15 +47,21 @@ struct InboundPeer {
     write(message.framed(on: network), &sink)
   }
 
-  mutating func write(_ bytes: [UInt8], _ sink: inout some StreamSink & ~Copyable) {
+  /// False when there is no room: it is cut off then.
+  @discardableResult
+  mutating func write(_ bytes: [UInt8], _ sink: inout some StreamSink & ~Copyable) -> Bool {
     windowBytes += bytes.count
-    if sink.queued(stream) + bytes.count > InboundPeer.queueMax {
+    var taken = false
+    if sink.queued(stream) + bytes.count <= InboundPeer.queueMax {
+      taken = sink.write(stream, count: bytes.count) { span in
+        span.withUnsafeMutableBytes { target in bytes.withUnsafeBytes { target.copyMemory(from: $0) } }
+      }
+    }
+    if !taken {
+      isCut = true
       sink.close(stream)
-      return
     }
-    sink.write(stream, count: bytes.count) { span in
-      span.withUnsafeMutableBytes { target in bytes.withUnsafeBytes { target.copyMemory(from: $0) } }
-    }
+    return taken
   }
 
   /// Returns why the peer must go, or nil.
@@ -68,7 +76,7 @@ struct InboundPeer {
     framing = MessageStream(network: network)
     defer { framing = stream }
     var reason: String?
-    while reason == nil {
+    while reason == nil && !isCut {
       do throws(FramingError) {
         let outcome = try stream.next { command, payload in
           handle(command, payload, nonce: nonce, userAgent: userAgent, host: &host, now: now, &sink)

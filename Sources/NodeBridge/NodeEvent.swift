@@ -20,11 +20,12 @@ public enum NodeEvent: Sendable {
   case connected(node: Int, userAgent: String, height: Int32)
   case disconnected(node: Int, errno: Int32)
   case problem(node: Int, NodeProblem)
-  /// Something from a node that is no valid message, or no valid header; the connection goes on where it can.
+  /// Something from a node that is no valid message, or no valid header; the connection goes on where it can. At most ten
+  /// a minute are told of each node.
   case misbehaved(node: Int, String)
   case headersSynced(node: Int, height: Int)
   case mempoolListed(node: Int, transactions: Int)
-  /// A node told of a block for the first time.
+  /// A node told of a block for the first time; of a watched one once the header is known, with the moment it was told.
   case announced(node: Int, hash: Hash256, form: AnnouncementForm, at: Instant)
   /// A compact block was completed: from the mirror, `missing` of its transactions from the node.
   case reconstructed(node: Int, hash: Hash256, transactions: Int, missing: Int, took: Interval)

@@ -24,6 +24,10 @@ extension NodePeer {
   mutating func announced(
     _ hash: Hash256, _ form: AnnouncementForm, host: inout some BridgeHost & ~Copyable, now: Instant
   ) {
+    if !isLocal {
+      _ = heard(hash, form, at: now, host: &host)
+      return
+    }
     lastBlock = now
     if has.insert(hash) { host.note(.announced(node: index, hash: hash, form: form, at: now)) }
     guard let at = deliveries.firstIndex(where: { $0.hash == hash }) else { return }
@@ -66,7 +70,7 @@ extension NodePeer {
     if accept([compact.header], from: .cmpctblock, host: &host, now: now, &sink) == .refused { return }
     tip = hash
     host.headersFromNode(now: now, into: &sink)
-    if !isLocal || host.hasBlock(hash) {
+    if host.hasBlock(hash) {
       pending.removeAll { $0.hash == hash }
       return
     }
@@ -89,7 +93,7 @@ extension NodePeer {
       send(.getblocktxn(BlockTransactionsRequest(block: hash, indexes: block.missing)), now: now, &sink)
       if pending.count == NodePeer.pendingMax { pending.removeFirst() }
       pending.append(block)
-    case .tooLarge: host.note(.misbehaved(node: index, "cmpctblock \(hash): more bytes than a block may have"))
+    case .tooLarge: misbehaved("cmpctblock \(hash): more bytes than a block may have", host: &host)
     }
   }
 
@@ -122,9 +126,8 @@ extension NodePeer {
     guard let at = pending.firstIndex(where: { $0.hash == transactions.block && $0.partial != nil }) else { return }
     let block = pending.remove(at: at)
     if transactions.transactions.count != block.missing.count {
-      host.note(
-        .misbehaved(
-          node: index, "blocktxn: \(transactions.transactions.count) transactions, asked for \(block.missing.count)"))
+      misbehaved(
+        "blocktxn: \(transactions.transactions.count) transactions, asked for \(block.missing.count)", host: &host)
       fetch(block.hash, compact: false, form: block.form, now: now, &sink)
       return
     }
@@ -169,7 +172,7 @@ extension NodePeer {
     let (first, form) = at.map { (pending[$0].announced, pending[$0].form) } ?? (now, .block)
     if let at { pending.remove(at: at) }
     announced(hash, form, host: &host, now: now)
-    if !isLocal || host.hasBlock(hash) { return }
+    if host.hasBlock(hash) { return }
     // A whole block comes on no path that is in a hurry, so all that tells a tampered body is looked at. What breaks a
     // rule is the node's business: it has the last word on its own blocks.
     let height = host.withChain { $0.entry(hash)?.height }
@@ -178,10 +181,10 @@ extension NodePeer {
     switch check.advance(in: payload) {
     case .mutated(let how)?:
       // Says nothing about the hash: only these bytes are worthless.
-      host.note(.misbehaved(node: index, "block \(hash): not this header's transactions (\(how))"))
+      misbehaved("block \(hash): not this header's transactions (\(how))", host: &host)
       return
     case .invalid(.noTransactions)?:
-      host.note(.misbehaved(node: index, "block \(hash): no transactions"))
+      misbehaved("block \(hash): no transactions", host: &host)
       return
     default: break
     }

@@ -23,7 +23,7 @@ extension NodePeer {
     if theirs != nil { return }
     if version.nonce == ours.nonce {
       tell(.ourselves, host: &host, now: now)
-      sink.close(stream)
+      cut(&sink)
       return
     }
     theirs = version
@@ -40,7 +40,7 @@ extension NodePeer {
   ) {
     guard let theirs, case .handshake = phase else { return }
     phase = .ready
-    attempts = 0
+    readySince = now
     problems = problems.filter { if case .unreachable = $0.key { false } else { true } }
     host.note(
       .connected(
@@ -63,6 +63,11 @@ extension NodePeer {
   mutating func askHeaders(
     host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
+    if !isLocal {
+      // It can make us ask as often as it likes.
+      if isAsking && now - headersAsked < NodePeer.headersLimit { return }
+      isAsking = true
+    }
     headersAsked = now
     let locator = host.withChain { $0.locator() }
     send(.getheaders(GetHeaders(locator: locator)), now: now, &sink)
@@ -126,9 +131,16 @@ extension NodePeer {
     }
   }
 
+  /// A connection that lasts so long was a good one.
+  static let goodAfter = Interval.seconds(10)
+
   /// Next try: 100 ms, doubling to 10 s. A node restarts in about two seconds.
   mutating func closed(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
     explainClose(error: error, host: &host, now: now)
+    if isReady {
+      // The site's own node, which shook hands, is worth another try within 2 s in any case.
+      attempts = now - readySince >= NodePeer.goodAfter ? 0 : isLocal ? min(attempts, 4) : attempts
+    }
     let wait = Interval.milliseconds(Int64(100) << Int64(min(attempts, 7)))
     attempts += 1
     reset(retryAt: now + min(wait, .seconds(10)))

@@ -23,7 +23,7 @@ extension NodePeer {
       askHeaders(host: &host, now: now, &sink)
       return .unconnected
     case .failure(let rejection):
-      host.note(.misbehaved(node: index, "\(command): \(rejection)"))
+      misbehaved("\(command): \(rejection)", host: &host)
       return .refused
     }
   }
@@ -34,6 +34,7 @@ extension NodePeer {
     _ sink: inout some DatagramSink & StreamSink & ~Copyable
   ) {
     if accept(headers, from: .headers, host: &host, now: now, &sink) != .accepted { return }
+    tellHeard(host: &host)
     guard let last = headers.last else {
       finishSync(host: &host, now: now)
       return

@@ -38,7 +38,7 @@ extension NodePeer {
     if let hash = newBlock, !has.contains(hash) {
       announced(hash, .inventory, host: &host, now: now)
       askHeaders(host: &host, now: now, &sink)
-      if isLocal && !host.hasBlock(hash) { fetch(hash, compact: true, form: .inventory, now: now, &sink) }
+      if !host.hasBlock(hash) { fetch(hash, compact: true, form: .inventory, now: now, &sink) }
     }
   }
 
@@ -90,7 +90,7 @@ extension NodePeer {
         }
       }
     } catch {
-      host.note(.misbehaved(node: index, "tx: \(error)"))
+      misbehaved("tx: \(error)", host: &host)
     }
     if requested.count < NodePeer.requestsMax / 2 { askTransactions(now: now, &sink) }
     // Some of the last may never come.

@@ -14,18 +14,23 @@ extension NodePeer {
     // The stream is taken out while its messages are handled, so that a handler may change everything else.
     var stream = framing
     framing = MessageStream(network: network)
-    while true {
+    while !isCut {
       do throws(FramingError) {
         let done: Void? = try stream.next { command, payload in
           handle(command, payload, reconcileIn: interval, host: &host, now: now, &sink)
         }
         if done == nil { break }
       } catch {
-        host.note(.misbehaved(node: index, "\(error)"))
-        if case .checksum = error { continue }
-        if theirs == nil { tell(.wrongNetwork(expected: network.name), host: &host, now: now) }
-        sink.close(self.stream)
-        break
+        misbehaved("\(error)", host: &host)
+        guard case .checksum = error else {
+          if theirs == nil { tell(.wrongNetwork(expected: network.name), host: &host, now: now) }
+          cut(&sink)
+          break
+        }
+      }
+      if !isLocal && !messages.allows(now: now) {
+        misbehaved("more than \(InboundPeer.messagesPerSecond) messages a second", host: &host)
+        cut(&sink)
       }
     }
     framing = stream
@@ -37,6 +42,10 @@ extension NodePeer {
   ) {
     if !isReady {
       handshake(command, payload, host: &host, now: now, &sink)
+      return
+    }
+    if !isLocal {
+      listen(to: command, payload, reconcileIn: interval, host: &host, now: now, &sink)
       return
     }
     switch command {
@@ -78,7 +87,7 @@ extension NodePeer {
       guard
         case .version(let version)? = parsed(
           command, &host, { () throws(DecodeError) in try Message(command, payload: payload) })
-      else { return sink.close(stream) }
+      else { return cut(&sink) }
       receivedVersion(version, host: &host, now: now, &sink)
     case .wtxidrelay: relaysByWtxid = true
     case .sendcmpct:
@@ -88,7 +97,7 @@ extension NodePeer {
     }
   }
 
-  private mutating func receivedSendCompact(_ value: SendCompact) {
+  mutating func receivedSendCompact(_ value: SendCompact) {
     // Core sends version 2 only; Bitcoin SV version 1 only.
     guard let version = CompactBlockVersion(rawValue: value.version) else { return }
     let usable: CompactBlockVersion = speaksWitness ? .two : .one
@@ -97,7 +106,7 @@ extension NodePeer {
     selectedUs = value.highBandwidth
   }
 
-  private mutating func receivedPong(
+  mutating func receivedPong(
     _ nonce: UInt64, reconcileIn interval: Interval, host: inout some BridgeHost & ~Copyable, now: Instant,
     _ sink: inout some StreamSink & ~Copyable
   ) {
@@ -123,12 +132,13 @@ extension NodePeer {
         if !sink.connect(stream, to: configuration.address) { phase = .waiting(until: now + .seconds(1)) }
       }
     case .connecting(let since), .handshake(let since):
-      if now - since >= NodePeer.handshakeLimit { sink.close(stream) }
+      if now - since >= NodePeer.handshakeLimit { cut(&sink) }
     case .ready:
       if now - lastHeard > NodePeer.silenceLimit {
-        sink.close(stream)
+        cut(&sink)
         return
       }
+      tellHeard(host: &host)
       if now >= nextReconciliation && now - lastBlock >= NodePeer.blockTime { askMempool(host: &host, now: now, &sink) }
       retryPending(now: now, &sink)
       if isLocal { spare.refill() }

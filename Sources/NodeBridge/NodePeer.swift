@@ -30,6 +30,12 @@ struct NodePeer {
   var phase = Phase.waiting(until: .zero)
   var framing: MessageStream
   var attempts = 0
+  /// We end this connection: nothing that is still to come on it is looked at.
+  var isCut = false
+  var readySince = Instant.zero
+  /// What a watched peer may send, and what is told of any node's mistakes.
+  var messages = RateLimit(most: InboundPeer.messagesPerSecond, per: .seconds(1))
+  var complaints = RateLimit(most: 10, per: .seconds(60))
 
   // Handshake.
   var ours = Version(services: [.witness], time: 0, nonce: 0, userAgent: "", startHeight: 0)
@@ -58,6 +64,10 @@ struct NodePeer {
   var headersSynced = false
   var tip: Hash256?
   var headersAsked = Instant.zero
+  /// The last `getheaders` to a watched peer is not answered yet.
+  var isAsking = false
+  /// Blocks of which a watched peer has told and whose headers are not here yet, with the moment.
+  var told: [(hash: Hash256, form: AnnouncementForm, at: Instant)] = []
 
   // Mirror.
   var mempoolAsked = Instant.zero
@@ -108,6 +118,7 @@ struct NodePeer {
   var deadline: Instant {
     // Also when the connection has just gone: everything of it is here.
     if planned != nil { return .zero }
+    if isCut { return .never }
     switch phase {
     case .waiting(let until): return until
     case .connecting(let since), .handshake(let since): return since + NodePeer.handshakeLimit
@@ -128,27 +139,41 @@ struct NodePeer {
     host.note(.problem(node: index, problem))
   }
 
+  /// Says what a node did wrong, some times a minute and no more: anyone may be at the other end of a watched peer.
+  mutating func misbehaved(_ what: @autoclosure () -> String, host: inout some BridgeHost & ~Copyable) {
+    if complaints.allows(now: lastHeard) { host.note(.misbehaved(node: index, what())) }
+  }
+
   /// What `parse` reads in a payload; nil, and told, when it can't be read. The connection goes on.
-  func parsed<T>(
+  mutating func parsed<T>(
     _ command: Command, _ host: inout some BridgeHost & ~Copyable, _ parse: () throws(DecodeError) -> T
   ) -> T? {
     do { return try parse() } catch {
-      host.note(.misbehaved(node: index, "\(command): \(error)"))
+      misbehaved("\(command): \(error)", host: &host)
       return nil
     }
+  }
+
+  /// Ends the connection; `closed` follows.
+  mutating func cut(_ sink: inout some StreamSink & ~Copyable) {
+    isCut = true
+    sink.close(stream)
   }
 
   mutating func send(_ message: Message, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
     write(message.framed(on: network), now: now, &sink)
   }
 
-  mutating func write(_ bytes: [UInt8], now: Instant, _ sink: inout some StreamSink & ~Copyable) {
+  /// False when there was no room: the connection ends then.
+  @discardableResult
+  mutating func write(_ bytes: [UInt8], now: Instant, _ sink: inout some StreamSink & ~Copyable) -> Bool {
     lastSpoke = now
     let taken = sink.write(stream, count: bytes.count) { span in
       span.withUnsafeMutableBytes { target in bytes.withUnsafeBytes { target.copyMemory(from: $0) } }
     }
     // A node that takes 16 MB late is stuck; the connection starts over.
-    if !taken { sink.close(stream) }
+    if !taken { cut(&sink) }
+    return taken
   }
 
   /// Writes a message whose payload is borrowed, with one copy into the stream's queue; returns the message's bytes.
@@ -167,7 +192,7 @@ struct NodePeer {
         }
       }
     }
-    if !taken { sink.close(stream) }
+    if !taken { cut(&sink) }
     return count
   }
 
@@ -190,6 +215,9 @@ struct NodePeer {
   mutating func reset(retryAt: Instant) {
     phase = .waiting(until: retryAt)
     framing = MessageStream(network: network)
+    isCut = false
+    isAsking = false
+    told = []
     theirs = nil
     relaysByWtxid = false
     compactVersion = nil
@@ -212,6 +240,23 @@ struct NodePeer {
     pending = []
     deliveries = []
     has = RecentHashes()
+  }
+}
+
+/// So many of something in so long.
+struct RateLimit {
+  let most: Int
+  let per: Interval
+  private var since = Instant.zero
+  private var count = 0
+
+  init(most: Int, per: Interval) { (self.most, self.per) = (most, per) }
+
+  /// Counts one more.
+  mutating func allows(now: Instant) -> Bool {
+    if now - since >= per { (since, count) = (now, 0) }
+    count += 1
+    return count <= most
   }
 }
 

@@ -15,6 +15,8 @@ struct Wire: DatagramSink, StreamSink, ~Copyable {
   var unsent = 0
   /// Whether there is room for what is written.
   var takes = true
+  /// Writes for which there was none.
+  var refusals = 0
 
   mutating func assign(_ link: LinkID, to address: PeerAddress, rate: LinkRate) {}
   mutating func remove(_ link: LinkID) {}
@@ -28,7 +30,10 @@ struct Wire: DatagramSink, StreamSink, ~Copyable {
   mutating func connect(_ stream: StreamID, to address: PeerAddress) -> Bool { connected.insert(stream.index).inserted }
   mutating func listen(on address: PeerAddress, backlog: Int) -> Int32 { 0 }
   mutating func write(_ stream: StreamID, count: Int, _ write: (inout MutableRawSpan) -> Void) -> Bool {
-    if !takes { return false }
+    if !takes {
+      refusals += 1
+      return false
+    }
     var bytes = [UInt8](repeating: 0, count: count)
     bytes.withUnsafeMutableBytes { buffer in
       var span = MutableRawSpan(_unsafeBytes: buffer)
