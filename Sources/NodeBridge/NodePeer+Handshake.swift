@@ -76,11 +76,9 @@ extension NodePeer {
   mutating func askMempool(
     host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
-    nextReconciliation = .never
-    // Refused once: asking again would only end the connection again.
-    if mempoolRefused {
-      return
-    }
+    // Refused a while ago: asking again so soon would only end the connection again.
+    nextReconciliation = now < mempoolAgain ? mempoolAgain : .never
+    if now < mempoolAgain { return }
     mempoolAsked = now
     mempoolListed = false
     listedCount = 0
@@ -113,17 +111,25 @@ extension NodePeer {
     if mirrors { askMempool(host: &host, now: now, &sink) }
   }
 
-  /// What a hang-up tells.
+  /// A hang-up later than this after `mempool` is no answer to it.
+  static let refusalLimit = Interval.seconds(10)
+
+  /// What the end of a connection tells.
   mutating func explainClose(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
     switch phase {
-    case .connecting: tell(.unreachable(errno: error), host: &host, now: now)
+    case .connecting:
+      // It may come back with the permission.
+      mempoolAgain = .zero
+      tell(.unreachable(errno: error), host: &host, now: now)
     case .handshake where bytesReceived == 0 && theirs == nil:
       tell(.wrongNetwork(expected: network.name), host: &host, now: now)
     case .ready:
-      if mempoolAsked != .zero && !mempoolListed && listedCount == 0 && !mempoolRefused {
-        mempoolRefused = true
+      let hungUp = !isCut
+      let isAnswer = mempoolAsked != .zero && now - mempoolAsked <= NodePeer.refusalLimit
+      if hungUp && isAnswer && !mempoolListed && listedCount == 0 {
+        mempoolAgain = now + NodePeer.problemInterval
         tell(.noMempoolPermission, host: &host, now: now)
-      } else if !deliveries.isEmpty {
+      } else if hungUp && !deliveries.isEmpty {
         tell(.notWhitelisted, host: &host, now: now)
       }
       host.note(.disconnected(node: index, errno: error))

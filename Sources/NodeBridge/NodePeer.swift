@@ -72,7 +72,8 @@ struct NodePeer {
   // Mirror.
   var mempoolAsked = Instant.zero
   var mempoolListed = false
-  var mempoolRefused = false
+  /// It hung up when it was asked: not asked again before this.
+  var mempoolAgain = Instant.zero
   var requested: [Hash256: Instant] = [:]
   var waiting: [InventoryItem] = []
   var waitingStart = 0

@@ -91,8 +91,8 @@ public final class RegtestNode: @unchecked Sendable {
       p2pPort: freePort(), rpcPort: freePort(), extraArguments: extra, endsWithThread: endsWithThread)
   }
 
-  /// Starts it again after `stop` or `kill`, on the same folder.
-  public func start() throws {
+  /// Starts it again after `stop` or `kill`, on the same folder; `more` are arguments for this time only.
+  public func start(_ more: [String] = []) throws {
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     var arguments = [
       "-regtest", "-datadir=\(folder.path)", "-rpcport=\(rpcPort)", "-server=1", "-listen=1", "-dnsseed=0",
@@ -120,7 +120,7 @@ public final class RegtestNode: @unchecked Sendable {
     } else {
       process.executableURL = URL(filePath: binary)
     }
-    process.arguments = arguments + extraArguments
+    process.arguments = arguments + extraArguments + more
     let output = folder.appending(path: "stdout.log")
     _ = FileManager.default.createFile(atPath: output.path, contents: nil)
     let handle = try? FileHandle(forWritingTo: output)

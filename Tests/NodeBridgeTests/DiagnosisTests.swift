@@ -73,6 +73,23 @@ extension Site {
     #expect("\(NodeProblem.notWhitelisted)".contains("whitebind=noban,"))
   }
 
+  /// Restarted with the permission, it lists.
+  @Test func thePermissionComesWithARestart() throws {
+    let node = try RealNodes.start(.core)
+    defer { node.remove() }
+    try node.mine(1, to: try node.miningAddress())
+    var configuration = node.configuration
+    configuration.address.port += 1
+    let site = try Site(network: .regtest, nodes: [configuration])
+    defer { site.stop() }
+    #expect(eventually { !site.problems.isEmpty })
+    #expect(site.problems == [.noMempoolPermission] && !isListed(site))
+    node.stop()
+    try node.start(["-whitelist=mempool,in@127.0.0.1"])
+    // The bridge may wait ten seconds between two tries by then.
+    #expect(eventually(seconds: 40) { isListed(site) })
+  }
+
   @Test func wrongNetworkAndNobodyThere() throws {
     let node = try RealNodes.start(.core)
     defer { node.remove() }
@@ -262,6 +279,46 @@ extension Site {
     bench.receive(.headers([try BlockHeader(parsing: bytes.span.bytes)]))
     #expect(bench.log.count { if case .headersSynced = $0 { true } else { false } } == 2)
     #expect(problems(bench) == [.initialDownload])
+  }
+
+  /// We end a connection that has grown silent, or it ends long after `mempool`: that refuses nothing, and the next one is
+  /// asked. One that ends at once does; it is asked again when it was away, or after ten minutes.
+  @Test func onlyAHangUpOnTheQuestionIsARefusal() {
+    var bench = Bench()
+    bench.shakeHands()
+    func isAsked(_ bench: inout Bench) -> Bool {
+      defer { bench.wire.written = [:] }
+      return commands(bench.wire.written[0] ?? []).contains("mempool")
+    }
+    func comeBack(_ bench: inout Bench, after interval: Interval) -> Bool {
+      bench.now = bench.now + interval
+      bench.tick()
+      bench.close(0)
+      bench.wire.closed = []
+      bench.wire.written = [:]
+      bench.shakeHands()
+      return isAsked(&bench)
+    }
+    #expect(comeBack(&bench, after: .seconds(121)))
+    #expect(comeBack(&bench, after: .seconds(60)))
+    #expect(problems(bench) == [])
+    #expect(!comeBack(&bench, after: .milliseconds(50)))
+    #expect(problems(bench) == [.noMempoolPermission])
+    // The port was closed in between: it may have been set up anew.
+    bench.close(0)
+    bench.now = bench.now + .seconds(1)
+    bench.wire.connected = []
+    bench.tick()
+    #expect(comeBack(&bench, after: .zero))
+    #expect(!comeBack(&bench, after: .milliseconds(50)))
+    var wasAsked = false
+    for _ in 0..<601 {
+      bench.receive(.ping(1))
+      bench.now = bench.now + .seconds(1)
+      bench.tick()
+      if isAsked(&bench) { wasAsked = true }
+    }
+    #expect(wasAsked)
   }
 
   @Test func aConnectionToOurselves() {
