@@ -129,6 +129,18 @@ extension NodePeer {
       host.note(.deliveryFailed(node: index, hash: hash))
       return
     }
+    if !owed.isEmpty {
+      // Its ancestors come first.
+      if isChecked { owe([hash], host: &host) }
+      return
+    }
+    handOver(hash, block, isChecked: isChecked, host: &host, now: now, &sink)
+  }
+
+  mutating func handOver(
+    _ hash: Hash256, _ block: borrowing ParsedBlock, isChecked: Bool, host: inout some BridgeHost & ~Copyable,
+    now: Instant, _ sink: inout some StreamSink & ~Copyable
+  ) {
     pending.removeAll { $0.hash == hash }
     lastBlock = now
     // The coinbase is nowhere before its block.

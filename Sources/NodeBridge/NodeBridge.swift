@@ -120,6 +120,17 @@ public struct NodeBridge: ~Copyable {
     }
   }
 
+  /// Hands complete blocks to a node that has come back without them, the lowest first, each after the one before;
+  /// what `deliver` brings meanwhile comes behind them. At most 32 wait.
+  public mutating func deliver(
+    _ hashes: [Hash256], to node: Int, host: inout some BridgeHost & ~Copyable, now: Instant,
+    into sink: inout some DatagramSink & StreamSink & ~Copyable
+  ) {
+    guard nodes[node].isLocal, nodes[node].isReady else { return }
+    nodes[node].owe(hashes, host: &host)
+    nodes[node].deliverOwed(host: &host, now: now, &sink)
+  }
+
   /// Hands a block that `host` has put together and still checks to every node that takes such a one: as a compact block,
   /// which a node checks itself. `deliver` follows, or `mistaken` and later `deliver`.
   public mutating func deliverUnchecked(

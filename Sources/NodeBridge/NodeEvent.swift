@@ -35,7 +35,7 @@ public enum NodeEvent: Sendable {
   case mistaken(node: Int, hash: Hash256)
   /// The node has the block on its best chain; `took` since it was written.
   case tipUpdated(node: Int, hash: Hash256, method: DeliveryMethod, took: Interval, at: Instant)
-  /// It did not take it in any form over P2P: the daemon may try `submitblock`.
+  /// It did not take it in any form over P2P, or the connection went: the daemon may try `submitblock`.
   case deliveryFailed(node: Int, hash: Hash256)
   /// An inbound peer was refused or cut off.
   case inboundRefused(PeerAddress, String)

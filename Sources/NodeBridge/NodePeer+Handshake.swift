@@ -143,6 +143,7 @@ extension NodePeer {
   /// Next try: 100 ms, doubling to 10 s. A node restarts in about two seconds.
   mutating func closed(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
     explainClose(error: error, host: &host, now: now)
+    failDeliveries(host: &host)
     if isReady {
       // The site's own node, which shook hands, is worth another try within 2 s in any case.
       attempts = now - readySince >= NodePeer.goodAfter ? 0 : isLocal ? min(attempts, 4) : attempts

@@ -34,6 +34,7 @@ extension NodePeer {
       }
     }
     framing = stream
+    deliverOwed(host: &host, now: now, &sink)
   }
 
   private mutating func handle(
@@ -148,6 +149,7 @@ extension NodePeer {
       while let at = deliveries.firstIndex(where: { now >= $0.fenceAgain }) {
         fence(deliveries[at].hash, now: now, &sink)
       }
+      deliverOwed(host: &host, now: now, &sink)
       let wake = mirrors ? configuration.wakeInterval : .seconds(30)
       if now - lastSpoke >= wake { ping(.wake, now: now, &sink) }
     }

@@ -94,6 +94,8 @@ struct NodePeer {
   /// A block that the host was told of and that is still to be put together: at once, but after what that had sent.
   var planned: (pending: PendingBlock, block: PlannedBlock)?
   var deliveries: [Delivery] = []
+  /// Blocks to be handed over after the present one, in order.
+  var owed: [Hash256] = []
   var statistics = DeliveryStatistics()
 
   enum PingPurpose: Hashable {
@@ -240,6 +242,7 @@ struct NodePeer {
     nextReconciliation = .never
     pending = []
     deliveries = []
+    owed = []
     has = RecentHashes()
   }
 }

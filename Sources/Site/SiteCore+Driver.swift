@@ -82,7 +82,7 @@ extension SiteCore: DatagramCore {
     // What the bridge has just told the relay may have completed a block.
     host.drain()
     deliver(now: now, into: &sink)
-    noteInventory()
+    noteInventory(now: now, into: &sink)
     if host.nodesChanged || readinessDue <= now { reviewReadiness(now: now, into: &sink) }
     heapReserve.advance(now: now)
     postEvents()

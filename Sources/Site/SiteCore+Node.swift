@@ -11,6 +11,8 @@ extension SiteCore {
   static let readinessInterval = Interval.milliseconds(100 as Int64)
   /// Blocks back from a node's tip that are noted as held by it: more than catch-up ever looks at.
   static let inventoryDepth = 64
+  /// Blocks that a node is handed when it comes back without them.
+  static let returnedMost = 16
 
   /// How much of a block's transactions neighbours may expect here.
   ///
@@ -56,20 +58,37 @@ extension SiteCore {
     host.drain()
   }
 
-  /// A node's headers were read to their end: it has those blocks.
-  mutating func noteInventory() {
+  /// A node's headers were read to their end: it has those blocks, and lacks those that came while it was away.
+  mutating func noteInventory(now: Instant, into sink: inout some DatagramSink & StreamSink & ~Copyable) {
     if host.synced.isEmpty { return }
     let status = bridge.status
     for node in host.synced {
       // No headers came: it is where we are, or below on the same chain.
       let height = min(host.statedHeight[node] ?? 0, host.core.chain.tip.height)
-      var entry = status[node].tip.flatMap { host.core.chain.entry($0) } ?? host.core.chain.entry(atHeight: height)
+      let best = status[node].tip.flatMap { host.core.chain.entry($0) } ?? host.core.chain.entry(atHeight: height)
+      var entry = best
       for _ in 0..<SiteCore.inventoryDepth {
         guard let here = entry else { break }
         host.core.noteNodeHas(here.hash)
         entry = here.header.flatMap { host.core.chain.entry($0.previous) }
       }
+      if let best { bridge.deliver(lackedBlocks(above: best), to: node, host: &host, now: now, into: &sink) }
     }
     host.synced.removeAll(keepingCapacity: true)
+    host.drain()
+  }
+
+  /// The blocks by which the relay's best chain goes on where a node's leaves it, as far as one after the other is here.
+  private func lackedBlocks(above best: HeaderChain.Entry) -> [Hash256] {
+    guard best.chainWork < host.core.chain.tip.chainWork,
+      let shared = host.core.chain.lastCommonAncestor(best.hash, host.core.chain.tip.hash)
+    else { return [] }
+    var hashes: [Hash256] = []
+    while hashes.count < SiteCore.returnedMost,
+      let next = host.core.chain.entry(atHeight: shared.height + 1 + hashes.count), host.core.hasBlock(next.hash)
+    {
+      hashes.append(next.hash)
+    }
+    return hashes
   }
 }

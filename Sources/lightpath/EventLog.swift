@@ -142,7 +142,7 @@ struct EventLog {
         "the node's tip",
         metadata: ["node": "\(node)", "block": "\(hash)", "ms": "\(number(took.milliseconds, 3))"])
     case .deliveryFailed(let node, let hash):
-      logger.error("the node took the block in no form over P2P", metadata: ["node": "\(node)", "block": "\(hash)"])
+      logger.error("the node did not take the block over P2P", metadata: ["node": "\(node)", "block": "\(hash)"])
     case .inboundRefused(let address, let why):
       logger.warning("local node refused: \(why)", metadata: ["address": "\(address)"])
     }

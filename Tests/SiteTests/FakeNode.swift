@@ -14,6 +14,8 @@ final class FakeNode {
   var takesCompact = false
   /// Drops those that it gets, all the same.
   var dropsCompact = false
+  /// Reads nothing while true.
+  var isStuck = false
   private(set) var delivered: [Hash256] = []
   private var input = MessageStream(network: .regtest)
   private var output: [UInt8] = []
@@ -51,6 +53,7 @@ final class FakeNode {
   }
 
   func hear(_ bytes: [UInt8]) {
+    if isStuck { return }
     input.receive(bytes.span.bytes)
     while let message = try? input.next({ command, payload in Result { try Message(command, payload: payload) } }) {
       guard case .success(let message) = message else { continue }
