@@ -62,6 +62,7 @@ public protocol BridgeHost: ~Copyable {
   func unixTime(at now: Instant) -> UInt32
   /// A complete, checked block, if it is still held.
   mutating func withBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R?
+  /// The host has the block, or had it: it need not come from a node.
   func hasBlock(_ hash: Hash256) -> Bool
   /// A block that is put together and still being checked.
   mutating func withAssembledBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R?

@@ -112,7 +112,7 @@ struct RelayHost: BridgeHost, ~Copyable {
   mutating func withAssembledBlock<R>(_ hash: Hash256, _ body: (borrowing ParsedBlock, RawSpan) -> R) -> R? {
     core.withAssembledBlock(hash, body)
   }
-  func hasBlock(_ hash: Hash256) -> Bool { core.hasBlock(hash) }
+  func hasBlock(_ hash: Hash256) -> Bool { core.hadBlock(hash) }
 
   mutating func blockFromNode(
     _ block: consuming NodeBlock, now: Instant, into sink: inout some DatagramSink & ~Copyable

@@ -106,6 +106,14 @@ import Wire
       #expect(kept == (0..<21).map { $0 >= first }, "the newest are kept")
       #expect(net.with(node) { core, _, _ in core.counters.blocksEvicted } == UInt64(first))
     }
+    // One long gone that the node tells of is not sent anew.
+    let submitted = net.with(1) { core, _, _ in core.counters.blocksSubmitted }
+    try net.with(1) { core, sink, now in
+      _ = try core.submit(
+        chain.blocks[0].bytes, parsed: chain.blocks[0].parsed, isChecked: true, arrival: now, now: now, into: &sink)
+      #expect(!core.hasBlock(chain.blocks[0].hash) && core.hadBlock(chain.blocks[0].hash))
+    }
+    #expect(net.with(1) { core, _, _ in core.counters.blocksSubmitted } == submitted)
     // A late packet of one long gone starts nothing and is answered.
     let haves = net.with(1) { core, _, _ in core.counters.havesSent }
     let opened = net.with(1) { core, _, _ in core.counters.blocksOpened }

@@ -40,6 +40,7 @@ final class FakeNode {
   }
 
   func say(_ message: Message) { output += message.framed(on: .regtest) }
+  func say(framed bytes: [UInt8]) { output += bytes }
 
   /// The mempool gets a transaction, and the bridge hears of it.
   func learn(_ raw: [UInt8]) {

@@ -78,4 +78,29 @@ import Testing
     node.isUp = true
     #expect(sites.run(.seconds(20)) { node.delivered == [hash] })
   }
+
+  /// While it catches up from elsewhere it tells of blocks that had to make room here: they are not found anew.
+  @Test func whatMadeRoomIsNotFoundAnew() throws {
+    let node = FakeNode()
+    let sites = TestSites(nodes: [[], [node]]) { _, configuration in configuration.relay.limits.blocksKept = 2 }
+    let blocks = try chain(5)
+    node.isUp = false
+    #expect(sites.run(.seconds(5)) { sites.areLinked() })
+    try come(blocks, sites)
+    sites.run(.seconds(1))
+    node.isUp = true
+    #expect(sites.run(.seconds(20)) { sites.snapshot(1).nodes[0].mempoolListed })
+    // Its parents are not here any more, so it gets none of the two that are.
+    #expect(node.delivered.isEmpty)
+    let first = blocks[0]
+    var parsed = try ParsedBlock(parsing: first.span.bytes)
+    parsed.hashAll(in: first.span.bytes)
+    var compact = ByteWriter()
+    CompactBlock.encode(
+      parsed, in: first.span.bytes, nonce: 7, prefill: Array(parsed.transactions.indices), to: &compact)
+    node.say(framed: Framing.frame(.cmpctblock, payload: compact.bytes.span.bytes, on: .regtest))
+    sites.run(.seconds(2))
+    #expect(sites.events[1].contains { if case .node(.announced) = $0 { true } else { false } })
+    #expect(sites.snapshot(1).counters.blocksSubmitted == 0 && delivered(sites, 1).count == 5)
+  }
 }

@@ -36,6 +36,9 @@ extension RelayCore {
 
   /// A complete block is here.
   public func hasBlock(_ hash: Hash256) -> Bool { blocks.find(hash).map { blocks[$0].pointee.isComplete } ?? false }
+
+  /// It is, or was among the last 256 that were: nothing of it is news.
+  public func hadBlock(_ hash: Hash256) -> Bool { hasBlock(hash) || done.contains(hash) }
 }
 
 // For tests.

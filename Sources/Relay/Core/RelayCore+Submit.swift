@@ -29,7 +29,8 @@ extension RelayCore {
   ///     root agreed): it goes out at once. Otherwise all checks of the body are made here first, in slices.
   ///   - explicit: transactions to send inline, ascending: those that no other site can have.
   ///   - arrival: when this site learned of it.
-  /// - Returns: the block's hash. One that is complete here already is not sent again.
+  /// - Returns: the block's hash. One that is complete here already is not sent again; nor is one that the node brings
+  ///   (`isChecked`) after it was complete here and had to make room.
   @discardableResult
   public mutating func submit(
     _ bytes: [UInt8], parsed: ParsedBlock? = nil, isChecked: Bool = false, explicit: [Int] = [], arrival: Instant,
@@ -41,7 +42,7 @@ extension RelayCore {
     do throws(DecodeError) { header = try BlockHeader(parsing: block) } catch { throw .malformed(error) }
     headerBytes = HeaderBytes(block)
     let hash = headerBytes.withBytes { SHA256.double($0) }
-    if let slot = blocks.find(hash), blocks[slot].pointee.isComplete { return hash }
+    if hasBlock(hash) || isChecked && done.contains(hash) { return hash }
 
     var structure: ParsedBlock
     if let parsed {
