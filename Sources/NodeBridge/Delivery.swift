@@ -250,6 +250,8 @@ extension NodePeer {
     if deliveries[at].isAccepted { return }
     deliveries[at].isAccepted = true
     let delivery = deliveries[at]
+    // Only now is it certain that it was for the form: a node that takes no block at all says nothing about forms.
+    for form in delivery.tried.dropLast() { statistics.failed(form) }
     statistics.succeeded(
       delivery.method, DeliveryStatistics.temperature(missingShare: delivery.missingShare),
       milliseconds: (now - delivery.written).milliseconds, bytes: delivery.byteCount)
@@ -288,14 +290,13 @@ extension NodePeer {
     _ at: Int, host: inout some BridgeHost & ~Copyable, now: Instant, _ sink: inout some StreamSink & ~Copyable
   ) {
     let delivery = deliveries[at]
-    // That the block was wrong says nothing about its form.
-    if !delivery.isMistaken { statistics.failed(delivery.method) }
     if !delivery.tried.contains(.block) && configuration.deliveryMethods.contains(.block)
       && delivery.byteCount <= Framing.maxPayload
     {
       if let written = writeBlock(delivery.hash, host: &host, now: now, &sink) {
         deliveries[at].method = .block
-        deliveries[at].tried.append(.block)
+        // That the block was wrong says nothing about its form.
+        deliveries[at].tried = delivery.isMistaken ? [.block] : delivery.tried + [.block]
         deliveries[at].isMistaken = false
         deliveries[at].written = now
         host.note(

@@ -28,17 +28,19 @@ import Testing
     }
 
     /// The next block.
-    mutating func goOn() throws {
-      (parsed, bytes) = try Offered.assemble(&bench, &random)
+    mutating func goOn(known: Int = 40) throws {
+      (parsed, bytes) = try Offered.assemble(&bench, &random, known: known)
     }
 
-    private static func assemble(_ bench: inout Bench, _ random: inout SeededRandom) throws -> (ParsedBlock, [UInt8]) {
+    private static func assemble(
+      _ bench: inout Bench, _ random: inout SeededRandom, known: Int = 40
+    ) throws -> (ParsedBlock, [UInt8]) {
       let bytes = block(after: bench.host.chain, 50, &random)
       var parsed = try ParsedBlock(parsing: bytes.span.bytes)
       parsed.hashAll(in: bytes.span.bytes)
       try bench.host.chain.accept(parsed.header, now: .max)
       bench.host.assembled[parsed.hash] = (parsed, bytes)
-      for index in 1...40 {
+      for index in 1..<1 + known {
         _ = try bench.host.store.insert(parsed.transactions[index].bytes(in: bytes.span.bytes), as: .node)
       }
       bench.wire.written = [:]
@@ -52,10 +54,13 @@ import Testing
 
     /// The host's checks are done.
     mutating func prove() -> [String] {
+      hold()
+      return take()
+    }
+    mutating func hold() {
       bench.host.assembled[hash] = nil
       bench.host.blocks[hash] = (parsed, bytes)
       bench.deliver(hash)
-      return take()
     }
 
     mutating func mistake() {
@@ -156,6 +161,28 @@ import Testing
     #expect(test.take() == [])
     #expect(test.prove() == ["block", "getheaders", "ping"])
     #expect(test.written() == [.compactBlock, .block])
+  }
+
+  /// A node in initial download takes a block in no form, which says nothing about compact blocks. That it takes whole
+  /// what it did not take so does.
+  @Test(arguments: [false, true]) func aFormHasFailedWhenAnotherIsTaken(isTaken: Bool) throws {
+    var test = try Offered()
+    for round in 0..<7 {
+      // The last is one of which the node has nothing: sent whole, and taken.
+      if round == 6 { try test.goOn(known: 0) }
+      test.hold()
+      for _ in 0..<3 {
+        if test.written().last == .block && (isTaken || round == 6) {
+          test.bench.receive(.headers([test.parsed.header]))
+        }
+        for nonce in test.pings() { test.bench.receive(.pong(nonce)) }
+      }
+      if round < 5 || round == 6 { try test.goOn() }
+    }
+    let taken = test.count { if case .tipUpdated = $0 { true } else { false } }
+    let failed = test.count { if case .deliveryFailed = $0 { true } else { false } }
+    #expect(taken == (isTaken ? 7 : 1) && failed == 7 - taken)
+    #expect(test.prove().first == (isTaken ? "block" : "cmpctblock"))
   }
 
   /// The block never comes: after a while that is told, and nothing is kept.
