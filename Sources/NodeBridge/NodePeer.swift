@@ -11,6 +11,7 @@ struct NodePeer {
   static let requestsMax = 2_000
   static let waitingMax = 400_000
   static let pendingMax = 8
+  /// Pings in flight that only wake the node; twice as many with those whose answer is waited for.
   static let pingsMax = 256
   static let handshakeLimit = Interval.seconds(30)
   static let silenceLimit = Interval.seconds(120)
@@ -202,7 +203,8 @@ struct NodePeer {
   mutating func ping(_ purpose: PingPurpose, now: Instant, _ sink: inout some StreamSink & ~Copyable) {
     // A node that reads but doesn't answer is not spoken to more often for that: `lastSpoke` is when it was last tried.
     lastSpoke = now
-    if pings.count >= NodePeer.pingsMax { return }
+    // One whose answer something waits for is sent all the same, or that would wait for good.
+    if pings.count >= (purpose == .wake ? NodePeer.pingsMax : 2 * NodePeer.pingsMax) { return }
     pings.append((nextPing, now, purpose))
     send(.ping(nextPing), now: now, &sink)
     nextPing &+= 1

@@ -173,6 +173,42 @@ import Testing
     bench.tick()
     #expect(commands(bench.wire.written[0] ?? []) == ["ping"])
   }
+
+  /// Nor does such a stall, when the mempool is listed again in it, end the listing for good.
+  @Test func unansweredPingsDoNotEndTheListing() {
+    var bench = Bench()
+    bench.shakeHands()
+    func listings(_ bench: borrowing Bench) -> Int {
+      bench.log.count { if case .mempoolListed = $0 { true } else { false } }
+    }
+    func asked(_ bench: inout Bench) -> Bool {
+      defer { bench.wire.written = [:] }
+      return commands(bench.wire.written[0] ?? []).contains("mempool")
+    }
+    bench.receive(.pong(1))
+    #expect(listings(bench) == 1 && asked(&bench))
+    // An empty list is asked for again after a minute.
+    var isAsked = false
+    var newest: UInt64 = 1
+    for step in 0..<3_100 {
+      bench.now = bench.now + .milliseconds(20)
+      if step % 50 == 0 { bench.receive(.ping(1)) }
+      bench.tick()
+      for case .ping(let nonce?) in messages(bench.wire.written[0] ?? []) { newest = nonce }
+      if asked(&bench) { isAsked = true }
+    }
+    #expect(isAsked && listings(bench) == 1)
+    bench.receive(.pong(newest))
+    #expect(listings(bench) == 2)
+    isAsked = false
+    for _ in 0..<62 {
+      bench.receive(.ping(1))
+      bench.now = bench.now + .seconds(1)
+      bench.tick()
+      if asked(&bench) { isAsked = true }
+    }
+    #expect(isAsked)
+  }
 }
 
 @Suite struct DeliveryStatisticsTests {
