@@ -85,7 +85,8 @@ public struct NodeRPC: Sendable {
       }
       login = text.trimmingCharacters(in: .whitespacesAndNewlines)
     }
-    guard let url = URL(string: "http://\(host):\(port)/"),
+    let authority = host.contains(":") ? "[\(host)]" : host
+    guard let url = URL(string: "http://\(authority):\(port)/"),
       let body = try? JSONSerialization.data(withJSONObject: content)
     else { throw .malformed("request") }
     var request = URLRequest(url: url, timeoutInterval: timeoutSeconds)
