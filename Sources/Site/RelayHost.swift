@@ -84,6 +84,15 @@ struct RelayHost: BridgeHost, ~Copyable {
     }
   }
 
+  /// A number that goes to another neighbour begins anew.
+  mutating func forgetCounts(of old: SiteLinks, keeping new: SiteLinks) {
+    for link in old.links where link.id.index < 64 {
+      if new.links.contains(where: { $0.id == link.id && $0.peer == link.peer }) { continue }
+      blocksFirst[Int(link.id.index)] = 0
+      blocksLast[Int(link.id.index)] = 0
+    }
+  }
+
   private mutating func takeJourneys(at: Instant) {
     var notice: SiteEvent?
     while core.takeJourney({ link, bytes in

@@ -77,6 +77,7 @@ public struct SiteCore: ~Copyable {
         return .block(try host.core.submit(bytes, arrival: now, now: now, into: &sink))
       } catch { return .refused(SiteCore.explain(error)) }
     case .links(let wanted):
+      host.forgetCounts(of: links, keeping: wanted)
       links = wanted
       host.names = wanted.names
       host.core.updateLinks(wanted.links, relays: wanted.relays, now: now, into: &sink)

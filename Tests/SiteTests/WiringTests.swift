@@ -166,6 +166,25 @@ func blockHash(_ reply: SiteReply) -> Hash256? { if case .block(let hash) = repl
     #expect(fetched == (nodeHas ? 0 : 3))
   }
 
+  /// A number that goes to another neighbour brings it nothing of what the one before did.
+  @Test func aNewNeighbourBeginsAtNothing() throws {
+    let sites = TestSites(nodes: [[], [], []], neighbours: [[1], [0], []])
+    #expect(sites.run(.seconds(5)) { (0..<2).allSatisfy { sites.snapshot($0).peers[0].status.isUp } })
+    let material = try Material(most: 50)
+    let block = try material.mined(on: HeaderChain(network: .regtest).tip, material.transactions)
+    #expect(blockHash(sites.ask(0, .submit(block))) != nil)
+    #expect(sites.run(.seconds(5)) { sites.snapshot(1).blocksDelivered == 1 })
+    func counts() -> [UInt64] { sites.snapshot(1).peers.flatMap { [$0.blocksFirst, $0.blocksLast] } }
+    #expect(counts() == [1, 1])
+    var links = TestSites.links(of: 1, 3, sites.identities, [0])
+    links.links[0].rate = LinkRate(bitsPerSecond: 50_000_000)
+    sites.ask(1, .links(links))
+    #expect(counts() == [1, 1], "the same neighbour")
+    links.links[0] = RelayLink(id: LinkID(0), peer: sites.identities[2].publicKey, address: TestSites.address(2))
+    sites.ask(1, .links(links))
+    #expect(counts() == [0, 0])
+  }
+
   @Test func anotherOverlaySecretAndFewerLinksWithoutDroppingTheRest() throws {
     let sites = TestSites(nodes: [[], [], []])
     #expect(sites.run(.seconds(5)) { sites.areLinked() })
