@@ -109,10 +109,11 @@ public final class SiteMailbox: Sendable {
   }
 }
 
-/// What a site tells other threads: for the log, subscribers and metrics. Bounded; the oldest is dropped, and counted,
-/// when nobody reads.
+/// What a site tells other threads: for the log, subscribers and metrics. Bounded: when nobody reads, what comes is
+/// dropped and counted. The last eighth of the room is for what somebody acts on, whatever floods the rest.
 public final class SiteOutbox: Sendable {
   public static let capacity = 8_192
+  static let common = capacity / 8 * 7
   private struct State {
     var events: [SiteEvent] = []
     var dropped: UInt64 = 0
@@ -123,11 +124,15 @@ public final class SiteOutbox: Sendable {
 
   public init(waker: WakeHandle? = nil) { self.waker = waker }
 
-  func post(_ events: [SiteEvent]) {
+  package func post(_ events: [SiteEvent]) {
     state.withLock { state in
-      let room = SiteOutbox.capacity - state.events.count
-      state.events.append(contentsOf: events.prefix(room))
-      state.dropped += UInt64(max(0, events.count - room))
+      for event in events {
+        if state.events.count < (event.isActedOn ? SiteOutbox.capacity : SiteOutbox.common) {
+          state.events.append(event)
+        } else {
+          state.dropped += 1
+        }
+      }
     }
     waker?.signal()
   }

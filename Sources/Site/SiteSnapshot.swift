@@ -21,6 +21,14 @@ public enum SiteEvent: Sendable {
   case clock(ClockNotice)
   /// A neighbour tells how blocks came to it: its own words, not looked at here.
   case journey(link: LinkID, bytes: [UInt8], at: Instant)
+
+  /// Somebody does more with it than note it, and a block's work stands behind it: it can't come in floods.
+  var isActedOn: Bool {
+    switch self {
+    case .header, .delivered, .wantsSubmit, .notRelayed: true
+    default: false
+    }
+  }
 }
 
 /// Four timestamps of a neighbour, with this end's counts at the same moment.
