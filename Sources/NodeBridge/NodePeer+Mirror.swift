@@ -115,6 +115,18 @@ extension NodePeer {
   /// A block came while the node listed, or shortly before it was asked to: the list shows neither what was nor what is.
   private var isListingBlurred: Bool { lastBlock != .zero && lastBlock + NodePeer.blockTime >= mempoolAsked }
 
+  /// Lists in a row that may be taken for those of a node that is still loading.
+  static let shortMost = 5
+
+  /// A node that was restarted answers while it still loads its mempool, which takes minutes: its first lists name little of
+  /// what the mirror holds, each more than the one before. They say nothing about the rest, and none of that is told again.
+  private mutating func isLoading(_ held: Int) -> Bool {
+    guard listedCount * 2 < held, listedCount > lastShort, shortLists < NodePeer.shortMost else { return false }
+    lastShort = listedCount
+    shortLists += 1
+    return true
+  }
+
   /// The ping sent after `mempool` is answered: all was listed.
   mutating func mempoolWasListed(host: inout some BridgeHost & ~Copyable, reconcileIn interval: Interval, now: Instant)
   {
@@ -126,13 +138,15 @@ extension NodePeer {
     }
     ranksSoon = index == 0 && waiting.count - waitingStart + requested.count > NodePeer.ranksFrom
     let listedNothing = listedCount == 0
+    let held = host.withMempool { $0.counts(.node).transactions }
+    let isLoading = index == 0 && isLoading(held)
     // An empty list is asked for again soon: it may have been withheld.
-    nextReconciliation = now + (listedNothing ? interval / 10 : interval)
+    nextReconciliation = now + (listedNothing || isLoading ? interval / 10 : interval)
     // Without the permission a `noban` peer is not hung up on: the node says nothing, as if its mempool were empty. It is
     // not when the mirror holds what this very connection has told since the last listing.
-    if listedNothing && learnedCount > 0 && host.withMempool({ $0.counts(.node).transactions }) > 0 {
+    if listedNothing && learnedCount > 0 && held > 0 {
       tell(.noMempoolPermission, host: &host, now: now)
-    } else if index == 0 {
+    } else if index == 0 && !isLoading {
       host.withMempool { store in _ = store.sweep() }
     }
     // Core tells every peer its least feerate, but not in blocksonly mode; to a peer with the permission `relay` it

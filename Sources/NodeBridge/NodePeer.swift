@@ -85,6 +85,9 @@ struct NodePeer {
   /// Transactions told between listings, since the last one.
   var learnedCount = 0
   var nextReconciliation = Instant.never
+  /// What the last list named that was far shorter than the mirror, and how many of these came on this connection.
+  var lastShort = -1
+  var shortLists = 0
   /// When a block was last told of by the node, or handed to it.
   var lastBlock = Instant.zero
 
@@ -242,6 +245,8 @@ struct NodePeer {
     learnedCount = 0
     ranksSoon = false
     nextReconciliation = .never
+    lastShort = -1
+    shortLists = 0
     pending = []
     deliveries = []
     owed = []

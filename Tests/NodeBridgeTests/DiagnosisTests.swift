@@ -207,6 +207,58 @@ extension Site {
     #expect(problems(bench) == [.noMempoolPermission])
   }
 
+  /// A node that was restarted lists what it has loaded so far, at first nothing: the mirror keeps the rest until the lists
+  /// grow no more.
+  @Test func aLoadingNodeEmptiesNoMirror() throws {
+    var random = SeededRandom(seed: 1)
+    var bench = Bench()
+    func listing(_ bench: inout Bench, _ names: [InventoryItem]) {
+      var pings: [UInt64] = []
+      for _ in 0..<700 where pings.isEmpty {
+        let said = messages(bench.wire.written[0] ?? [])
+        bench.wire.written = [:]
+        if said.contains(where: { if case .mempool = $0 { true } else { false } }) {
+          pings = said.compactMap { if case .ping(let nonce) = $0 { nonce } else { nil } }
+          break
+        }
+        bench.receive(.ping(1))
+        bench.now = bench.now + .seconds(1)
+        bench.tick()
+      }
+      #expect(!pings.isEmpty)
+      bench.receive(.inv(names))
+      for nonce in pings { bench.receive(.pong(nonce)) }
+    }
+    let bytes = block(after: bench.host.chain, 9, &random)
+    let parsed = try ParsedBlock(parsing: bytes.span.bytes)
+    var hashed = parsed
+    hashed.hashAll(in: bytes.span.bytes)
+    let names = hashed.wtxids.dropFirst().map { InventoryItem(.wtx, $0) }
+    bench.shakeHands()
+    listing(&bench, Array(names))
+    for layout in parsed.transactions.dropFirst() {
+      bench.receive(.tx(layout.bytes(in: bytes.span.bytes).withUnsafeBytes { [UInt8]($0) }))
+    }
+    listing(&bench, Array(names))
+    #expect(bench.host.store.counts(.node).transactions == 9)
+    bench.close(0)
+    bench.now = bench.now + .seconds(20)
+    bench.tick()
+    bench.wire.written = [:]
+    bench.shakeHands()
+    let begin = bench.now
+    for count in [0, 1, 3] {
+      listing(&bench, Array(names.prefix(count)))
+      #expect(bench.host.store.counts(.node).transactions == 9, "\(count)")
+    }
+    // Each a tenth of the usual time after the one before.
+    #expect(bench.now - begin < .seconds(200))
+    // No more than before: the node has the others no more.
+    listing(&bench, Array(names.prefix(3)))
+    #expect(bench.host.store.counts(.node).transactions == 3)
+    #expect(problems(bench).allSatisfy { $0 != .noMempoolPermission })
+  }
+
   /// The node takes a block in while it lists its mempool: what it says then is no reason to complain, or to take the
   /// mirror's word or its own for anything. It is asked again.
   @Test func aListingDuringABlockSaysNothing() throws {
