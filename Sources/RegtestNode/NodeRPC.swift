@@ -100,7 +100,10 @@ public struct NodeRPC: Sendable {
       answer.set(data, (response as? HTTPURLResponse)?.statusCode, error.map { "\($0.localizedDescription)" })
     }
     task.resume()
-    let (data, status, failure) = answer.wait()
+    guard let (data, status, failure) = answer.wait(seconds: timeoutSeconds + 1) else {
+      task.cancel()
+      throw .unreachable("no answer within \(Int(timeoutSeconds)) s")
+    }
     if let failure { throw .unreachable(failure) }
     if status == 401 || status == 403 { throw .unauthorised }
     guard let data, let object = try? JSONSerialization.jsonObject(with: data, options: [.fragmentsAllowed]) else {
@@ -118,9 +121,9 @@ public struct NodeRPC: Sendable {
       value = (data, status, error)
       ready.signal()
     }
-    func wait() -> (Data?, Int?, String?) {
-      ready.wait()
-      return value
+    /// Nil when the session calls back with neither an answer nor its own timeout, as has been seen on a busy machine.
+    func wait(seconds: Double) -> (Data?, Int?, String?)? {
+      ready.wait(timeout: .now() + seconds) == .success ? value : nil
     }
   }
 }

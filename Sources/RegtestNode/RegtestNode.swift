@@ -130,9 +130,11 @@ public final class RegtestNode: @unchecked Sendable {
     self.process = process
     Reaper.add(process.processIdentifier)
     let deadline = Date(timeIntervalSinceNow: 60)
+    var probe = rpc
+    probe.timeoutSeconds = 5
     while Date() < deadline {
       if !process.isRunning { throw Failure.cannotStart(tail(of: output) + tail(of: log)) }
-      if (try? rpc.call("getblockcount")) != nil { return }
+      if (try? probe.call("getblockcount")) != nil { return }
       Thread.sleep(forTimeInterval: 0.05)
     }
     kill()
