@@ -132,6 +132,8 @@ extension NodePeer {
       } else if hungUp && !deliveries.isEmpty {
         tell(.notWhitelisted, host: &host, now: now)
       }
+      // It was asked for nothing: perhaps it was restarted, so fast that no try to connect failed.
+      if hungUp && mempoolAsked == .zero { mempoolAgain = .zero }
       host.note(.disconnected(node: index, errno: error))
     default: host.note(.disconnected(node: index, errno: error))
     }
