@@ -118,7 +118,6 @@ extension NodePeer {
   mutating func explainClose(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
     switch phase {
     case .connecting:
-      // It may come back with the permission.
       mempoolAgain = .zero
       tell(.unreachable(errno: error), host: &host, now: now)
     case .handshake where bytesReceived == 0 && theirs == nil:
@@ -129,11 +128,11 @@ extension NodePeer {
       if hungUp && isAnswer && !mempoolListed && listedCount == 0 {
         mempoolAgain = now + NodePeer.problemInterval
         tell(.noMempoolPermission, host: &host, now: now)
-      } else if hungUp && !deliveries.isEmpty {
-        tell(.notWhitelisted, host: &host, now: now)
+      } else {
+        // It may have restarted with the permission.
+        mempoolAgain = .zero
+        if hungUp && !deliveries.isEmpty { tell(.notWhitelisted, host: &host, now: now) }
       }
-      // It was asked for nothing: perhaps it was restarted, so fast that no try to connect failed.
-      if hungUp && mempoolAsked == .zero { mempoolAgain = .zero }
       host.note(.disconnected(node: index, errno: error))
     default: host.note(.disconnected(node: index, errno: error))
     }
