@@ -116,22 +116,21 @@ extension NodePeer {
 
   /// What the end of a connection tells.
   mutating func explainClose(error: Int32, host: inout some BridgeHost & ~Copyable, now: Instant) {
+    let hungUp = !isCut
+    let isAnswer = mempoolAsked != .zero && now - mempoolAsked <= NodePeer.refusalLimit
+    let isRefusal = phase == .ready && hungUp && isAnswer && !mempoolListed && listedCount == 0
+    // Any other end: it may have restarted with the permission.
+    mempoolAgain = isRefusal ? now + NodePeer.problemInterval : .zero
     switch phase {
     case .connecting:
-      mempoolAgain = .zero
       tell(.unreachable(errno: error), host: &host, now: now)
     case .handshake where bytesReceived == 0 && theirs == nil:
       tell(.wrongNetwork(expected: network.name), host: &host, now: now)
     case .ready:
-      let hungUp = !isCut
-      let isAnswer = mempoolAsked != .zero && now - mempoolAsked <= NodePeer.refusalLimit
-      if hungUp && isAnswer && !mempoolListed && listedCount == 0 {
-        mempoolAgain = now + NodePeer.problemInterval
+      if isRefusal {
         tell(.noMempoolPermission, host: &host, now: now)
-      } else {
-        // It may have restarted with the permission.
-        mempoolAgain = .zero
-        if hungUp && !deliveries.isEmpty { tell(.notWhitelisted, host: &host, now: now) }
+      } else if hungUp && !deliveries.isEmpty {
+        tell(.notWhitelisted, host: &host, now: now)
       }
       host.note(.disconnected(node: index, errno: error))
     default: host.note(.disconnected(node: index, errno: error))
