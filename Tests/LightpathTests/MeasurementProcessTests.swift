@@ -136,7 +136,7 @@ import Testing
     let text = try Program.run(["report", "--store", overlay.path("alice.sqlite"), "--block", hash]).out
     #expect(text.contains("carol (origin) (via bob)"), "\(text)")
     // 2 to 6 ms, drawn anew for each packet. Jitter takes a sixteenth of each ping's difference, 1.3 ms in the mean: it
-    // comes near only after several. On a busy machine one block's packets may all come in one turn: then others show it.
+    // comes near only after several. One block's packets may show none on a busy machine: then others do.
     var next = 1
     #expect(
       eventually(seconds: 30) {

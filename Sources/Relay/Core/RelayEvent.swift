@@ -10,7 +10,7 @@ public struct RelayEvent: Hashable, Sendable {
     case firstPacket
     /// The header passed the gate (the early header notice): `a` height.
     case gatePassed
-    /// A header was refused at the gate: `a` a `GateRefusal`; `link` sent it.
+    /// A header was refused at the gate: `a` a `GateRefusal`; `link` sent it. Of a flood only some, as with `malformed`.
     case gateRefused
     /// The sketch is decoded: `a` transactions, `b` sketch bytes.
     case sketchComplete
@@ -49,7 +49,8 @@ public struct RelayEvent: Hashable, Sendable {
     case demoted
     /// `link` pointed at another relay: `a` key4 pointed at, `b` seconds of demotion left for `link`.
     case pointed
-    /// A message that makes no sense from an authenticated neighbour: `a` message type.
+    /// A message that makes no sense from an authenticated neighbour: `a` message type. With `gateRefused` told once a second
+    /// for each neighbour, after ten at once: counters have them all.
     case malformed
 
     // Links and chain.
